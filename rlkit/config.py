@@ -1,0 +1,388 @@
+"""Every setting of rlkit: one frozen dataclass per room, its meaning under each field, its bounds beside it.
+
+The same classes are the flags (`--learner.learning-rate 1e-4`), the TOML file (`[learner]` / `learning_rate = 1e-4`)
+and the `config.toml` of a run folder. Names are TRL's where TRL has one. Only the standard library is imported here.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rlkit.errors import ConfigError
+
+
+def _require(ok: bool, name: str, value: object, expected: str) -> None:
+    if not ok:
+        raise ConfigError(f"{name} = {value!r}: expected {expected}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The policy."""
+
+    name: str = "tiny"
+    """A local folder, a hub id (Qwen/Qwen2.5-Math-7B), a short name (Qwen2.5-Math-7B), or `tiny`, the embedded model."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the weights and the forward pass; auto: bfloat16 on a GPU, float32 on a CPU."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; none: its main branch."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off unless you ask."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """The prompts."""
+
+    name: str = "task:chain"
+    """`task:NAME` (see `rlkit tasks`), `reasoning_gym:NAME`, a file (jsonl, csv, parquet) or folder of them, a hub data set, or your own `file.py:attr`."""
+    split: str = "train"
+    """Split of a hub data set or a folder."""
+    pool: int = 256
+    """Training prompts of a procedural task, drawn once and met again every epoch (value trackers need prompts that return). 0: endless, every prompt new."""
+    limit: int | None = None
+    """Use only the first rows; none: all."""
+    prompt_column: str | None = None
+    """Column of the question; none: recognised by name (prompt, problem, question, input, ...)."""
+    answer_column: str | None = None
+    """Column of the gold answer; none: recognised by name (answer, solution, ground_truth, ...)."""
+    template: str = "auto"
+    """`chat`: the tokenizer's chat template; `plain`: the question as it is; a text with {question}: that text; auto: chat if the tokenizer has one."""
+    system: str | None = None
+    """A system message in front of every question (chat template only)."""
+    shuffle: bool = True
+    """A new seeded order every epoch; off: the order of the file."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """A row without question or answer: stop with its place, or skip and count it."""
+
+    def __post_init__(self) -> None:
+        _require(self.pool >= 0, "data.pool", self.pool, "0 (endless) or more")
+        _require(self.limit is None or self.limit > 0, "data.limit", self.limit, "a positive number of rows")
+        known = self.template in ("auto", "chat", "plain") or "{question}" in self.template
+        _require(known, "data.template", self.template, "auto, chat, plain or a text that contains {question}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardConfig:
+    """The verdict."""
+
+    name: str = "auto"
+    """`math`, `exact`, `format`, a weighted sum (`math+0.1*format`), your own `file.py:attr` or `pkg.mod:attr`; auto: the task's own verifier, else math."""
+    workers: int = 2
+    """Verifier processes. 0: in this process, without a deadline (only for verifiers that cannot hang)."""
+    timeout: float = 10.0
+    """Seconds for one answer; then its process is killed and replaced, and the verdict is an error."""
+    max_error_share: float = 0.2
+    """Stop the run when a larger share of a step's verdicts are errors."""
+
+    def __post_init__(self) -> None:
+        _require(self.workers >= 0, "reward.workers", self.workers, "0 or more processes")
+        _require(self.timeout > 0, "reward.timeout", self.timeout, "a positive number of seconds")
+        _require(0 <= self.max_error_share <= 1, "reward.max_error_share", self.max_error_share, "a share in [0, 1]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerConfig:
+    """Who writes the rollouts."""
+
+    name: Literal["auto", "vllm", "hf"] = "auto"
+    """`vllm`: vLLM in this process; `hf`: transformers, slow and plain; auto: vllm when it is installed."""
+    temperature: float = 1.0
+    """Divides the logits, for the sampler and for the learner alike."""
+    top_p: float = 1.0
+    """Evaluation only: training refuses anything but 1.0, since the learner has no counterpart."""
+    top_k: int = 0
+    """Evaluation only: training refuses anything but 0 (no limit)."""
+    min_p: float = 0.0
+    """Evaluation only: training refuses anything but 0."""
+    max_num_seqs: int = 256
+    """Sequences written at once."""
+    gpu_memory_utilization: float = 0.45
+    """Share of the GPU's memory that vLLM takes (GPU only)."""
+    kv_cache_memory: int = 256
+    """MiB for vLLM's key-value cache (CPU only)."""
+
+    def __post_init__(self) -> None:
+        _require(self.temperature > 0, "sampler.temperature", self.temperature, "more than 0 (training needs spread)")
+        _require(0 < self.top_p <= 1, "sampler.top_p", self.top_p, "0 < top_p <= 1")
+        _require(self.top_k >= 0, "sampler.top_k", self.top_k, "0 (no limit) or more")
+        _require(0 <= self.min_p <= 1, "sampler.min_p", self.min_p, "0 <= min_p <= 1")
+        _require(self.max_num_seqs > 0, "sampler.max_num_seqs", self.max_num_seqs, "at least 1")
+        share = self.gpu_memory_utilization
+        _require(0 < share < 1, "sampler.gpu_memory_utilization", share, "a share between 0 and 1")
+        _require(self.kv_cache_memory > 0, "sampler.kv_cache_memory", self.kv_cache_memory, "a positive number of MiB")
+
+    def require_untruncated(self) -> None:
+        """Raise ConfigError for settings that the learner's log-probs cannot follow (training only)."""
+        for name, value, neutral in (("top_p", self.top_p, 1.0), ("top_k", self.top_k, 0), ("min_p", self.min_p, 0.0)):
+            if value != neutral:
+                raise ConfigError(
+                    f"sampler.{name} = {value} in training: the sampler would draw from a truncated distribution while the "
+                    f"learner scores the whole one, and every ratio would be biased. Leave it at {neutral} (rlkit eval allows it)"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerConfig:
+    """The optimizer and the forward pass. AdamW; defaults are SKPO's (papers.md 1.7), which are the field's."""
+
+    learning_rate: float | None = None
+    """Peak learning rate; none: 1e-4 for `tiny`, 1e-6 for anything else."""
+    warmup_steps: int = 0
+    """Optimizer steps of linear warm-up, then constant."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay, on matrices only."""
+    adam_beta1: float = 0.9
+    """AdamW's first decay rate."""
+    adam_beta2: float = 0.999
+    """AdamW's second decay rate."""
+    max_grad_norm: float = 1.0
+    """Clip the gradient to this norm."""
+    micro_batch_tokens: int = 16384
+    """Padded tokens of one forward and backward; a longer sequence goes alone. It changes memory, never the gradient."""
+    logits_chunk: int = 1024
+    """Tokens whose logits exist at one time, so [B, T, V] never does."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time."""
+
+    def __post_init__(self) -> None:
+        rate = self.learning_rate
+        _require(rate is None or rate > 0, "learner.learning_rate", rate, "a positive number")
+        _require(self.warmup_steps >= 0, "learner.warmup_steps", self.warmup_steps, "0 or more")
+        _require(self.max_grad_norm > 0, "learner.max_grad_norm", self.max_grad_norm, "a positive number")
+        _require(self.micro_batch_tokens > 0, "learner.micro_batch_tokens", self.micro_batch_tokens, "at least 1")
+        _require(self.logits_chunk > 0, "learner.logits_chunk", self.logits_chunk, "at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlgoConfig:
+    """What all algorithms of the family share. Defaults are TRL's GRPO with 1/|o| and no KL."""
+
+    name: str = "grpo"
+    """`grpo`, `grpo_n`, `gspo_n`, `skpo` (see `rlkit algos`), or your own `file.py:attr`."""
+    num_generations: int = 8
+    """G, the rollouts of one prompt."""
+    epsilon: float = 0.2
+    """Lower clip: ratios below 1 - epsilon stop pulling."""
+    epsilon_high: float | None = None
+    """Upper clip: 1 + epsilon_high; none: the same as epsilon."""
+    beta: float = 0.0
+    """Weight of the KL penalty to the starting weights (k3 estimator). 0: no reference model is loaded."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """Divide centred rewards by the standard deviation of their group, of the batch, or not at all."""
+    scale_std: Literal["sample", "population"] = "sample"
+    """Standard deviation with n - 1 (TRL) or n."""
+    std_eps: float = 1e-4
+    """Added to that standard deviation."""
+    importance_sampling_correction: bool = True
+    """Weigh by learner / sampler probability, so that a sampler that rounds differently does not bias the gradient (TRL: vllm_importance_sampling_correction)."""
+    importance_sampling_mode: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = "sequence_mask"
+    """Per token or per sequence; cap the ratio, or drop what is above the cap (TRL: vllm_importance_sampling_mode)."""
+    importance_sampling_clip_max: float = 3.0
+    """That cap (TRL: vllm_importance_sampling_clip_max)."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.num_generations >= 2,
+            "algo.num_generations",
+            self.num_generations,
+            "at least 2: one rollout has nothing to be compared with, so its advantage is always 0",
+        )
+        _require(0 < self.epsilon < 1, "algo.epsilon", self.epsilon, "0 < epsilon < 1")
+        high = self.epsilon_high
+        _require(high is None or high > 0, "algo.epsilon_high", high, "a positive number, or none")
+        _require(self.beta >= 0, "algo.beta", self.beta, "0 or more")
+        _require(self.std_eps >= 0, "algo.std_eps", self.std_eps, "0 or more")
+        _require(
+            self.importance_sampling_clip_max > 0,
+            "algo.importance_sampling_clip_max",
+            self.importance_sampling_clip_max,
+            "a positive ratio",
+        )
+
+    @property
+    def clip_high(self) -> float:
+        return self.epsilon if self.epsilon_high is None else self.epsilon_high
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpoNConfig(AlgoConfig):
+    """GRPO-N: GRPO with only the negative advantages kept (arXiv:2510.04028)."""
+
+    name: str = "grpo_n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GspoNConfig(AlgoConfig):
+    """GSPO-N: sequence ratios, only negative advantages. Clip range of GSPO (arXiv:2507.18071)."""
+
+    name: str = "gspo_n"
+    epsilon: float = 3e-4
+    """Lower clip of the length-normalised sequence ratio."""
+    epsilon_high: float | None = 4e-4
+    """Upper clip of the length-normalised sequence ratio."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkpoConfig(AlgoConfig):
+    """SKPO (arXiv:2604.08690). Each default names its source in docs/papers.md."""
+
+    name: str = "skpo"
+    epsilon_high: float | None = 0.28
+    """Upper clip of the downstream objective (Clip-Higher); upstream keeps epsilon on both sides."""
+    scale_std: Literal["sample", "population"] = "population"
+    """Standard deviation of the downstream groups and of the upstream batch."""
+    std_eps: float = 1e-6
+    """Added to that standard deviation."""
+    split_low: float = 1 / 6
+    """Earliest split, as a share of the prompt's running response length."""
+    split_high: float = 1 / 2
+    """Latest split, likewise."""
+    initial_length: int = 1024
+    """The running response length of a prompt never met; at most max_completion_length."""
+    rho_min: float = 0.875
+    """Least memory of the value tracker: 1 / (1 - rho) visits."""
+    rho_max: float = 0.96
+    """Most memory of the value tracker."""
+    tau_half: float = 8.0
+    """Drift of a stored segment's log-probs, in nats per token, that halves the tracker's memory."""
+    priority_eps: float = 0.05
+    """Prompts are drawn with weight sqrt(v (1 - v)) + this."""
+    upstream_weight: float = 0.5
+    """Weight of the segments' objective."""
+    downstream_weight: float = 0.5
+    """Weight of the continuations' objective."""
+    skip_format: Literal["chat", "raw"] = "chat"
+    """How [s, q] is written: s, a blank line and q inside the user turn (chat), or s in front of the whole rendered prompt (raw)."""
+    skip: bool = True
+    """Off (ablation `w/o Skip`): continuations follow s as a plain prefix, [q, s]."""
+    upstream_reward: Literal["mc", "own"] = "mc"
+    """The mean outcome of the continuations, or (ablation `w/o MC`) the outcome of the segment's own full answer."""
+    split: Literal["uniform", "fixed"] = "uniform"
+    """Uniform in the range, or (ablation `Split@Fixed`) its two ends in turn."""
+    selection: Literal["median", "extreme"] = "median"
+    """The segment of median likelihood, or (ablation `Selection:Extreme`) the least and most likely in turn."""
+
+    def __post_init__(self) -> None:
+        AlgoConfig.__post_init__(self)
+        low, high = self.split_low, self.split_high
+        _require(0 < low <= high < 1, "algo split range", (low, high), "0 < split_low <= split_high < 1")
+        rho = (self.rho_min, self.rho_max)
+        _require(0 < rho[0] <= rho[1] < 1, "algo rho range", rho, "0 < rho_min <= rho_max < 1")
+        _require(self.tau_half > 0, "algo.tau_half", self.tau_half, "a positive number of nats")
+        _require(self.priority_eps > 0, "algo.priority_eps", self.priority_eps, "a positive number")
+        _require(self.initial_length > 1, "algo.initial_length", self.initial_length, "at least 2 tokens")
+
+
+ALGO_CONFIGS: dict[str, type[AlgoConfig]] = {
+    "grpo": AlgoConfig,
+    "grpo_n": GrpoNConfig,
+    "gspo_n": GspoNConfig,
+    "skpo": SkpoConfig,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogConfig:
+    """What is written and when."""
+
+    every: int = 1
+    """Steps between metric lines."""
+    show_every: int = 25
+    """Steps between prompts shown with their best and worst completion; 0: never."""
+    save_every: int = 100
+    """Steps between checkpoints; the last step is always saved. 0: only the last."""
+    save_total_limit: int = 2
+    """Checkpoints kept (the newest)."""
+    eval_every: int = 0
+    """Steps between evaluations on held-out prompts; 0: never during training."""
+    eval_prompts: int = 500
+    """Held-out prompts of one evaluation."""
+    tensorboard: bool = True
+    """Write TensorBoard events beside metrics.jsonl."""
+    rollouts: bool = True
+    """Keep every rollout (tokens, log-probs, advantages, scores with reasons) as parquet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Train a model by reinforcement learning on verifiable rewards."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    algo: AlgoConfig = field(default_factory=AlgoConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    steps: int = 100
+    """Rounds of sample, verify, credit, update."""
+    token_budget: int | None = None
+    """Stop after the step in which this many tokens have been sampled, even before `steps`; none: no budget."""
+    prompts_per_step: int = 32
+    """Prompts of one step; each is answered num_generations times."""
+    mini_batches: int = 1
+    """Optimizer steps that share the rollouts of one step; whole groups each."""
+    num_iterations: int = 1
+    """Passes over the same rollouts (TRL)."""
+    max_prompt_length: int = 1024
+    """Tokens; longer prompts are dropped and counted."""
+    max_completion_length: int | None = None
+    """Tokens of one answer (SKPO: |s| + |o|); none: what the task needs, 512 for other data."""
+    seed: int = 0
+    """Data order, sampling, initialisation: two runs with one seed are equal on a CPU."""
+    output_dir: str | None = None
+    """The run folder; none: runs/ALGO-MODEL-TIME."""
+
+    def __post_init__(self) -> None:
+        _require(self.steps > 0, "steps", self.steps, "at least 1")
+        budget = self.token_budget
+        _require(budget is None or budget > 0, "token_budget", budget, "a positive number of tokens, or none")
+        _require(self.prompts_per_step > 0, "prompts_per_step", self.prompts_per_step, "at least 1")
+        _require(self.mini_batches > 0, "mini_batches", self.mini_batches, "at least 1")
+        _require(
+            self.mini_batches <= self.prompts_per_step,
+            "mini_batches",
+            self.mini_batches,
+            f"at most prompts_per_step = {self.prompts_per_step}, since a mini-batch holds whole groups",
+        )
+        _require(self.num_iterations > 0, "num_iterations", self.num_iterations, "at least 1")
+        _require(self.max_prompt_length > 0, "max_prompt_length", self.max_prompt_length, "at least 1 token")
+        length = self.max_completion_length
+        _require(length is None or length > 1, "max_completion_length", length, "at least 2 tokens")
+        self.sampler.require_untruncated()
+
+    @property
+    def updates_per_step(self) -> int:
+        return self.mini_batches * self.num_iterations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SftConfig:
+    """Warm-start a model by imitating demonstrations (TRL's SFTTrainer)."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """`tiny` starts from a fresh random model; anything else is continued."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """`task:NAME` writes its own demonstrations; a file needs a prompt column and `completion_column`."""
+    completion_column: str | None = None
+    """Column of the text to imitate; none: recognised by name (completion, solution, response, ...)."""
+    steps: int = 450
+    """Optimizer steps."""
+    batch_size: int = 64
+    """Examples of one optimizer step."""
+    learning_rate: float = 1e-3
+    """Peak learning rate; the tiny model wants 1e-3, a pretrained one 1e-5."""
+    max_length: int = 512
+    """Tokens of prompt and completion; longer examples are dropped and counted."""
+    segment_share: float = 0.4
+    """Share of a task's examples whose prompt is [segment, problem], so that SKPO's continuations are not new to the model."""
+    seed: int = 0
+    """Initialisation, demonstrations and order."""
+    output_dir: str | None = None
+    """Where the model is saved; none: runs/sft-MODEL-TIME."""
+
+    def __post_init__(self) -> None:
+        _require(self.steps > 0, "steps", self.steps, "at least 1")
+        _require(self.batch_size > 0, "batch_size", self.batch_size, "at least 1")
+        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
+        _require(0 <= self.segment_share < 1, "segment_share", self.segment_share, "a share in [0, 1)")

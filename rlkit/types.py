@@ -1,0 +1,239 @@
+"""What travels through the house. Know these types and you know rlkit.
+
+Prompt -> Request -> Rollout (made of Segments) -> Score -> Group -> Credit, then tensors (`rlkit.batch.Batch`).
+Everything here is frozen, holds plain Python values, pickles, and imports nothing but the standard library.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+FinishReason = Literal["stop", "length"]
+SegmentKind = Literal["prompt", "context", "completion"]
+Surrogate = Literal["ppo", "cispo", "gspo"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One question as the policy will read it, with what a verifier needs to judge an answer.
+
+    >>> Prompt(id="gsm8k-7", token_ids=[1, 40, 41, 2], text="<|user|>6*7?<|assistant|>", question="6*7?", reference="42",
+    ...        skip_ids=([1], [42, 40, 41, 2]))  # doctest: +ELLIPSIS
+    Prompt(id='gsm8k-7', ...)
+    """
+
+    id: str
+    """Unique in its data set, the same in every run: trackers and resumes are keyed by it."""
+    token_ids: list[int]
+    """The rendered prompt, ready to be continued."""
+    text: str = ""
+    """The rendered prompt for people; nothing reads token ids back from it."""
+    question: str = ""
+    """The user's words alone, without template."""
+    reference: str | None = None
+    """The gold answer, or None when the verifier needs none."""
+    row: Mapping[str, Any] = field(default_factory=dict)
+    """The other columns of the data row, for verifiers that want them."""
+    skip_ids: tuple[list[int], list[int]] | None = None
+    """The same template with room for a segment placed before the question, in the user turn: token ids before
+    and after that room (SKPO's [s, q], papers.md 1.2 format A). None: the data room was not asked for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """Ask a sampler for `n` continuations of the same token ids.
+
+    >>> Request(prompt_id="gsm8k-7", token_ids=[1, 40, 41, 2], n=8, max_tokens=64, temperature=1.0, seed=5).n
+    8
+    """
+
+    prompt_id: str
+    token_ids: list[int]
+    n: int
+    max_tokens: int
+    temperature: float
+    """0.0 is greedy; then log-probs are those of the untempered distribution."""
+    seed: int
+    """The same request gives the same continuations; continuation i is seeded by (seed, i)."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: no limit."""
+    min_p: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """`token_ids[start:end]` of a rollout and who wrote them.
+
+    kind: `prompt` (data and template), `context` (written by the policy earlier and given back as prompt, SKPO's s
+    inside [s, q]), or `completion` (sampled here; the only kind that is trained).
+
+    >>> Segment(kind="completion", start=4, end=9).end
+    9
+    """
+
+    kind: SegmentKind
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A verdict: a number, or None when the verifier cannot judge (skip), or an error of the verifier itself.
+
+    The three never mix: a skip and an error both leave the group (they are not wrong answers); errors are counted
+    and stop the run above a set share.
+
+    >>> Score(1.0, reason="read '42'").outcome, Score(None, reason="no gold answer").outcome
+    ('score', 'skip')
+    >>> Score(None, reason="timed out after 5 s", error=True).outcome
+    'error'
+    """
+
+    value: float | None
+    reason: str = ""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """Named parts of a weighted sum, before their weights."""
+    error: bool = False
+
+    @property
+    def outcome(self) -> Literal["score", "skip", "error"]:
+        if self.error:
+            return "error"
+        return "skip" if self.value is None else "score"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """One finished sequence, prompt included; `logprobs` is as long as `token_ids`, and segments tile them.
+
+    >>> r = Rollout(prompt_id="gsm8k-7", token_ids=[1, 40, 2, 50, 3], logprobs=[0.0, 0.0, 0.0, -0.7, -0.1],
+    ...             segments=[Segment(kind="prompt", start=0, end=3), Segment(kind="completion", start=3, end=5)],
+    ...             policy_version=12, finish_reason="stop")
+    >>> r.completion_ids, r.completion_logprobs
+    ([50, 3], [-0.7, -0.1])
+    """
+
+    prompt_id: str
+    token_ids: list[int]
+    logprobs: list[float]
+    """Of the distribution really sampled from (temperature and truncation included), nats; 0.0 on tokens not sampled here."""
+    segments: list[Segment]
+    policy_version: int
+    """How many weight updates the weights that wrote it had seen."""
+    finish_reason: FinishReason
+    """`stop`: the policy ended its answer (the stop token is in token_ids); `length`: it was cut at max_tokens."""
+    text: str | None = None
+    """The completion decoded for verifiers and people, filled in with the score."""
+    score: Score | None = None
+    """None: not verified."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.segments[-1].start
+
+    @property
+    def completion_ids(self) -> list[int]:
+        return self.token_ids[self.prompt_tokens :]
+
+    @property
+    def completion_logprobs(self) -> list[float]:
+        return self.logprobs[self.prompt_tokens :]
+
+    @property
+    def value(self) -> float | None:
+        """The score's number; None when there is none to use (not verified, skip, error)."""
+        return None if self.score is None or self.score.error else self.score.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Rollouts of one prompt, compared with each other; `children` hang under the rollouts they continue.
+
+    GRPO: one group per prompt, no children. SKPO: the group holds the one selected upstream segment; its first child
+    holds the G downstream answers to [s, q]. Only groups without children are verified.
+
+    >>> Group(prompt=Prompt(id="a", token_ids=[1]), rollouts=[]).children
+    []
+    """
+
+    prompt: Prompt
+    rollouts: list[Rollout]
+    children: list["Group"] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credit:
+    """What one rollout is trained on: numbers beside its tokens, so that no later room needs to know the algorithm.
+
+    The loss of a mini-batch is  -sum_tokens(weight * objective(ratio, advantage)) / sum_rollouts(share).
+
+    GRPO, a correct answer of 4 tokens among 3 right of 8 (population std), and its 1/|o| normaliser:
+
+    >>> r = Rollout(prompt_id="a", token_ids=[1, 5, 6, 7, 3], logprobs=[0.0, -1.0, -1.0, -1.0, -1.0],
+    ...             segments=[Segment(kind="prompt", start=0, end=1), Segment(kind="completion", start=1, end=5)],
+    ...             policy_version=0, finish_reason="stop")
+    >>> Credit(rollout=r, advantages=[1.291] * 4, weight=0.25, share=1.0).surrogate
+    'ppo'
+    """
+
+    rollout: Rollout
+    advantages: list[float]
+    """One per token of the rollout's completion."""
+    weight: float
+    """Multiplies every term of this rollout's loss, its normaliser included."""
+    share: float
+    """What this rollout adds to the mini-batch's denominator. It stays when the rollout itself costs no forward."""
+    surrogate: Surrogate = "ppo"
+    """Which clipped objective its tokens take."""
+    group: int = 0
+    """Index of the top-level group (prompt) it came from: mini-batches never split a group."""
+
+
+Sample = Callable[[Sequence[Request]], list[list[Rollout]]]
+"""One list of n rollouts per request, in the order of the requests."""
+
+State = dict[str, Any]
+"""JSON values only: what an object must keep across a restart."""
+
+
+class Sampler(Protocol):
+    """Writes text: token ids in, token ids out."""
+
+    def sample(self, requests: Sequence[Request]) -> list[list[Rollout]]:
+        """`n` rollouts for each request, in order. Raises RolloutError when the contract cannot be kept."""
+        ...
+
+    def load(self, weights: Mapping[str, Any], version: int) -> None:
+        """Replace the weights by the learner's state dict (name -> tensor); later rollouts carry `version`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Verifier(Protocol):
+    """Judges one answer. Picklable, and quick to say 'cannot judge': it never guesses and never catches everything."""
+
+    def __call__(self, prompt: Prompt, text: str) -> Score: ...
+
+
+class Task(Protocol):
+    """A procedural task: prompts, their truth, and an exact verifier, all from a seed.
+
+    Items are numbered; item i of a split is the same in every run, and the two splits share no question.
+    """
+
+    name: str
+    max_completion_length: int
+    """Tokens of the tiny tokenizer that the longest right answer of any style needs."""
+
+    def item(self, split: Literal["train", "test"], index: int) -> Mapping[str, Any]:
+        """A row: `prompt` (the user's words), `answer` (gold, as a verifier reads it), and whatever else it knows."""
+        ...
+
+    def verify(self, prompt: Prompt, text: str) -> Score: ...
+
+    def demonstration(self, item: Mapping[str, Any], rng: random.Random) -> str:
+        """One completion as the imitated base model would write it, its style drawn in the stated shares."""
+        ...
