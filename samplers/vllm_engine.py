@@ -1,0 +1,292 @@
+"""vLLM as a sampler, in this process: weights go from the learner to the engine by reference, without files or sockets.
+
+The engine is a guest in the learner's process and a rude one: it seeds every global generator, replaces
+`torch.set_num_threads`, sets LD_PRELOAD for all children, and prints. `_guest` undoes what it can.
+"""
+
+import gc
+import os
+import random
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlkit.errors import RolloutError
+from rlkit.types import FinishReason, Request, Rollout
+
+from .contract import check_requests, continuation_seed, make_rollout
+from .weights import fitting_weights, read_facts
+
+if TYPE_CHECKING:
+    from vllm import LLM, SamplingParams
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+BLOCK_SIZE_CPU = 32
+"""Tokens of a cache block. vLLM's default on CPU is 128, and only whole blocks of a prompt are ever reused."""
+BATCHED_TOKENS_CPU = 8192
+"""Tokens of one forward pass: 256 prompts of 32 at once."""
+
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # engine and worker in this process
+    "VLLM_HOST_IP": "127.0.0.1",  # else its sockets listen on the machine's own address
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # "auto" keeps one core free, which of two is half
+    "VLLM_NO_USAGE_STATS": "1",
+}
+"""Set before vLLM is imported, unless the user has set them."""
+
+NOISE = re.compile(r"NUMA binding: Using MEMBIND|Triton not available")
+"""What start-up says on stderr past every logger, and nobody can act on."""
+
+
+class VllmSampler:
+    """One vLLM engine. It always scores the distribution it draws from (`processed_logprobs`).
+
+    The same requests give the same tokens. A request gives the same tokens in another batch too, unless the batch moves
+    its logits across a near tie (a change of about 1e-6 in float32).
+
+    On a GPU, `rest()` frees its memory for the learner until the next `load()` (sleep level 2); the GPU branches
+    follow vLLM 0.32's interface and have not been run on a GPU.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        dtype: Dtype = "auto",
+        max_model_len: int | None = None,
+        max_num_seqs: int = 256,
+        kv_cache_memory: int = 256,
+        gpu_memory_utilization: float = 0.45,
+        stop_ids: Sequence[int] | None = None,
+        version: int = 0,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """model: a folder or hub id;  dtype: auto is bfloat16 on a GPU and float32 on a CPU
+        max_model_len: prompt and completion together; None takes the model's own limit
+        max_num_seqs: sequences written at once
+        kv_cache_memory: MiB for the key-value cache, CPU only
+        gpu_memory_utilization: share of the GPU's memory for weights and cache, GPU only
+        stop_ids: tokens that end an answer; None reads them from generation config and tokenizer
+        version: the policy version of the weights in `model`
+        """
+        self._facts = read_facts(model, revision=revision, trust_remote_code=trust_remote_code)
+        self._stop_ids = list(self._facts.stop_ids if stop_ids is None else stop_ids)
+        self._max_model_len = max_model_len or self._facts.max_model_len
+        self._version = version
+        self._on_gpu = torch.cuda.is_available()
+        self._asleep = False
+        self._owns_process_group = not torch.distributed.is_initialized()
+        if dtype == "auto":
+            dtype = "bfloat16" if self._on_gpu else "float32"
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        place: dict[str, Any]
+        if self._on_gpu:
+            place = {"gpu_memory_utilization": gpu_memory_utilization, "enable_sleep_mode": True}
+        else:
+            place = {
+                "kv_cache_memory_bytes": kv_cache_memory << 20,
+                "block_size": BLOCK_SIZE_CPU,
+                "enforce_eager": True,
+                # A prompt cut into chunks rewinds its generator, which CPU generators cannot do.
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(BATCHED_TOKENS_CPU, self._max_model_len),
+            }
+        with _guest(), _quiet_start():
+            from vllm import LLM
+
+            self._engine: LLM | None = LLM(
+                model=str(model),
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                dtype=dtype,
+                max_model_len=self._max_model_len,
+                max_num_seqs=max_num_seqs,
+                enable_prefix_caching=True,
+                logprobs_mode="processed_logprobs",
+                skip_tokenizer_init=True,  # token ids in, token ids out
+                generation_config="vllm",  # no sampling defaults from the model's folder
+                disable_log_stats=True,
+                use_tqdm_on_load=False,
+                **place,
+            )
+        self._unusable: str | None = None  # why the engine can no longer be trusted
+
+    def sample(self, requests: Sequence[Request]) -> list[list[Rollout]]:
+        """`n` rollouts for each request, in order. Raises RolloutError for a request that does not fit the model."""
+        engine = self._ready()
+        if self._asleep:
+            raise RolloutError("the sampler rests and has no weights; load() some before the next sample()")
+        check_requests(requests, self._max_model_len, self._facts.vocab_size)
+        from vllm import TokensPrompt
+
+        rows = [(request, i) for request in requests for i in range(request.n)]
+        with self._critical("generation failed"), _guest(), _no_garbage_collection():
+            outputs = engine.generate(
+                [TokensPrompt(prompt_token_ids=request.token_ids) for request, _ in rows],
+                [self._sampling_params(request, i) for request, i in rows],
+                use_tqdm=False,
+            )
+        rollouts = iter(outputs)
+        return [[self._rollout(request, next(rollouts)) for _ in range(request.n)] for request in requests]
+
+    def load(self, weights: Mapping[str, Tensor], version: int) -> None:
+        """Replace the weights and forget every cached prompt.
+
+        Raises RolloutError before anything is sent when names or shapes do not fit, and the old weights stay. A
+        failure later leaves layers half built; then the engine is lost, and every later call says so.
+        """
+        engine = self._ready()
+        full = fitting_weights(weights, self._facts)
+        with self._critical("new weights arrived only in part"), _guest():
+            if self._asleep:
+                engine.wake_up(tags=["weights"])
+            engine.collective_rpc("reload_weights", kwargs={"weights_iterator": list(full.items())})
+            if self._asleep:
+                engine.wake_up(tags=["kv_cache"])
+            # Keys and values of the old weights: a prompt of a block or more would be continued from them.
+            if not engine.reset_prefix_cache():
+                raise RolloutError(
+                    "vLLM did not reset its prefix cache, so prompts would be continued from old weights"
+                )
+        self._asleep = False
+        self._version = version
+
+    def rest(self) -> None:
+        """Give the GPU's memory back, weights and cache, until the next `load()`. On a CPU nothing happens."""
+        if self._on_gpu and not self._asleep:
+            self._ready().sleep(level=2)
+            self._asleep = True
+
+    def close(self) -> None:
+        """Free the engine; another one may then be started in this process."""
+        if self._engine is None:
+            return
+        from vllm.distributed import destroy_distributed_environment, destroy_model_parallel
+
+        self._engine.llm_engine.engine_core.shutdown()
+        self._engine = None
+        destroy_model_parallel()  # type: ignore[no-untyped-call, unused-ignore]
+        if self._owns_process_group:
+            destroy_distributed_environment()  # type: ignore[no-untyped-call, unused-ignore]
+        gc.collect()
+
+    def _ready(self) -> "LLM":
+        if self._engine is None:
+            raise RolloutError("this sampler was closed; make a new one")
+        if self._unusable is not None:
+            raise RolloutError(
+                f"the vLLM engine is lost since {self._unusable}; close() this sampler, make a new one and load the weights again"
+            )
+        return self._engine
+
+    @contextmanager
+    def _critical(self, what: str) -> Iterator[None]:
+        """Mark the engine lost if anything at all goes wrong inside, an interrupt included."""
+        self._unusable = what
+        try:
+            yield
+        except Exception as error:
+            self._unusable = f"{what} ({type(error).__name__}: {error})"
+            raise RolloutError(
+                f"{what}: {type(error).__name__}: {error}. The vLLM engine is lost: close() this sampler, make a new one "
+                "and load the weights again"
+            ) from error
+        self._unusable = None
+
+    def _sampling_params(self, request: Request, index: int) -> "SamplingParams":
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            temperature=request.temperature,
+            top_p=request.top_p,
+            top_k=request.top_k,
+            min_p=request.min_p,
+            seed=continuation_seed(request.seed, index),
+            max_tokens=request.max_tokens,
+            ignore_eos=True,  # stop_ids say it all
+            stop_token_ids=self._stop_ids,
+            logprobs=0,  # the drawn token's only
+            flat_logprobs=True,
+            detokenize=False,
+        )
+
+    def _rollout(self, request: Request, output: Any) -> Rollout:
+        (completion,) = output.outputs
+        reason: FinishReason = completion.finish_reason
+        if reason not in ("stop", "length"):
+            raise RolloutError(
+                f"rollout of prompt {request.prompt_id!r}: vLLM ended it with {reason!r}; expected 'stop' or 'length'"
+            )
+        return make_rollout(
+            request,
+            completion.token_ids,
+            completion.logprobs.logprobs,
+            policy_version=self._version,
+            finish_reason=reason,
+        )
+
+
+@contextmanager
+def _guest() -> Iterator[None]:
+    """Undo what vLLM does to the learner's process: global generators, thread setter, preloaded libraries."""
+    python, numpy, set_num_threads = random.getstate(), np.random.get_state(), torch.set_num_threads
+    preload = os.environ.get("LD_PRELOAD")
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+            torch.set_num_threads = set_num_threads
+            if preload is None:
+                os.environ.pop("LD_PRELOAD", None)
+            else:
+                os.environ["LD_PRELOAD"] = preload
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Thousands of small objects per step are all still needed; walking them costs a tenth of the time."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Hold stderr back while vLLM starts, then show it without `NOISE`; whole when the start fails."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    lines_to_drop: re.Pattern[str] | None = None
+    with tempfile.TemporaryFile() as held, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+            lines_to_drop = NOISE
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            held.seek(0)
+            for line in held.read().decode(errors="replace").splitlines():
+                if lines_to_drop is None or not lines_to_drop.search(line):
+                    print(line, file=sys.stderr)
