@@ -24,6 +24,14 @@ TINY = "tiny"
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2}
 PROBE_SECONDS = 3.0
 SOFTMAX_COPIES = 3  # logits, their softmax and their gradient, each in float32 (measured in trl#3678: 2.9)
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tekken.json",
+)
 FOLDER_HOLDS = "a folder as save_pretrained writes it (config.json, *.safetensors, tokenizer.json)"
 
 
@@ -272,6 +280,13 @@ def _hub_place(repo: str, cfg: ModelConfig) -> ModelPlace:
     )
 
 
+def _finder(place: ModelPlace) -> Callable[[str], Path | None]:
+    """A file of the model on this disk, by name."""
+    if place.kind == "hub":
+        return partial(_in_cache, place.path, place.revision)
+    return partial(_in_folder, Path(place.path))
+
+
 def _in_folder(folder: Path, name: str) -> Path | None:
     return folder / name if (folder / name).is_file() else None
 
@@ -313,8 +328,7 @@ def stop_ids(place: ModelPlace, eos: int | None) -> list[int]:
     Instruct models name several; a sampler that knows only one counts finished answers as cut.
     """
     found = set() if eos is None else {eos}
-    hub, folder = partial(_in_cache, place.path, place.revision), partial(_in_folder, Path(place.path))
-    find = hub if place.kind == "hub" else folder
+    find = _finder(place)
     for name in ("generation_config.json", "config.json"):
         path = find(name)
         ids = _read_json(path, place.name).get("eos_token_id") if path else None
@@ -366,8 +380,16 @@ def load_tokenizer(place: ModelPlace) -> "PreTrainedTokenizerBase":
         )
     except Exception as error:  # tokenizers raises a bare Exception for a broken tokenizer.json
         raise _cannot_load(place, "tokenizer", error, silence) from error
-    if not isinstance(tokenizer, PreTrainedTokenizerBase) or len(tokenizer) == 0:
-        raise ModelError(f"--model {place.name}: no tokenizer in {place.path}; expected {FOLDER_HOLDS}")
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ModelError(
+            f"--model {place.name}: {place.path} gives a {type(tokenizer).__name__}; expected a tokenizer"
+        )
+    # Without any of these files transformers makes up a tokenizer of three tokens and says nothing.
+    find = _finder(place)
+    if not place.trust_remote_code and not any(find(name) for name in TOKENIZER_FILES):
+        raise _cannot_load(
+            place, "tokenizer", FileNotFoundError(f"no {' or '.join(TOKENIZER_FILES)}"), silence
+        )
     return tokenizer
 
 
@@ -462,23 +484,30 @@ def weights_gib(parameters: int, dtype_bytes: int) -> float:
     return parameters * dtype_bytes / GIB
 
 
-def adam_gib(parameters: int, moment_bytes: int = 4, master_copy: bool = False) -> float:
-    """What AdamW keeps between steps: two moments, and a float32 copy of the weights if the learner has one. GiB."""
-    return parameters * (2 * moment_bytes + 4 * master_copy) / GIB
+def adam_gib(parameters: int, moment_bytes: int = 4) -> float:
+    """AdamW's two moments. GiB. The learner keeps weights, gradients and moments in float32."""
+    return 2 * parameters * moment_bytes / GIB
 
 
-def activations_gib(shape: ModelShape, tokens: int, dtype_bytes: int, checkpointing: bool) -> float:
+def activations_gib(shape: ModelShape, tokens: int, autocast: bool, checkpointing: bool) -> float:
     """What autograd keeps of one micro-batch between forward and backward. GiB.
 
-    Per token and layer, with fused attention (no [T, T] matrix): 4 hidden vectors (both norms' outputs before and after
-    their weight), q, the attention's output, k and v, and 4 MLP vectors (gate, its silu, up, their product), all in the
-    forward's type; the two norms' inputs in float32; for Qwen3's q and k norms both of these once more.
-    With checkpointing: each layer's input, and one layer in whole.
+    Weights are float32; autocast: the forward runs in bfloat16. Kept per token and layer, with fused attention (no
+    [T, T] matrix):
+
+        float32            both norms' inputs and normalised inputs (4 hidden vectors)
+        forward's type     what the projections read: the norms' outputs (2 hidden vectors; under autocast 5, a cast for
+                           each of q, k, v, gate, up), q, k, v and the attention's output, gate, its silu, up and their
+                           product
+        Qwen3's q, k norms their inputs in float32 and their normalised values in the forward's type
+
+    With checkpointing: each layer's input in float32, and the above for one layer. The test counts what autograd saves.
     """
-    s = shape
-    values = 4 * s.hidden + 2 * s.q_width + 2 * s.kv_width + 4 * s.mlp
-    layer = dtype_bytes * values + 4 * 2 * s.hidden + (dtype_bytes + 4) * (s.q_width + s.kv_width) * s.qk_norm
-    per_token = s.layers * s.hidden * dtype_bytes + layer if checkpointing else s.layers * layer
+    s, size = shape, 2 if autocast else 4
+    hidden = 4 * 4 * s.hidden + size * (5 if autocast else 2) * s.hidden
+    layer = hidden + size * (2 * s.q_width + 2 * s.kv_width + 4 * s.mlp)
+    layer += (4 + size) * (s.q_width + s.kv_width) * s.qk_norm
+    per_token = s.layers * 4 * s.hidden + layer if checkpointing else s.layers * layer
     return tokens * per_token / GIB
 
 
@@ -501,8 +530,6 @@ def kv_cache_gib(shape: ModelShape, dtype_bytes: int, sequences: int, length: in
     return sequences * length * kv_bytes_per_token(shape, dtype_bytes) / GIB
 
 
-def checkpoint_gib(
-    parameters: int, dtype_bytes: int, moment_bytes: int = 4, master_copy: bool = False
-) -> float:
-    """One checkpoint on disk: the weights as transformers loads them, and the optimizer's state. GiB."""
-    return weights_gib(parameters, dtype_bytes) + adam_gib(parameters, moment_bytes, master_copy)
+def checkpoint_gib(parameters: int, moment_bytes: int = 4) -> float:
+    """One checkpoint on disk: float32 weights as transformers loads them, and AdamW's two moments. GiB."""
+    return weights_gib(parameters, 4) + adam_gib(parameters, moment_bytes)
