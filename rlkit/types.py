@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 FinishReason = Literal["stop", "length"]
 SegmentKind = Literal["prompt", "context", "completion"]
-Surrogate = Literal["ppo", "cispo", "gspo"]
+Surrogate = Literal["ppo", "cispo"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,195 @@
+"""How a run folder is laid out; the only writer and reader of its files.
+
+    runs/NAME/
+      config.toml                 the resolved config; `rlkit train --config` takes it back
+      metrics.jsonl               one line per step: {"step": 1, "reward": ..., ...}
+      tensorboard/                the same numbers as events
+      rollouts/step-000001.parquet  one row per rollout: tokens, log-probs, advantages, verdict with reason
+      evaluations.jsonl           one line per evaluation, with its interval
+      checkpoints/step-000100/    model folders with the state to resume from
+      summary.json                what the run came to
+      .lock                       held while a process writes here
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlkit.errors import RunError
+from rlkit.types import Credit, Group, Rollout
+
+
+class Store:
+    """An open run folder; one process at a time.
+
+    Raises RunError when the folder holds another run, is in use, or cannot be written.
+    """
+
+    def __init__(self, folder: Path, *, resume_from: int | None = None, tensorboard: bool = True) -> None:
+        """resume_from: keep what belongs to the first so many steps and drop the rest; None: a new run."""
+        self.folder = folder
+        self._events: Any = None
+        try:
+            self._lock = _lock(folder)
+            if resume_from is None:
+                _require_new(folder)
+            else:
+                self._truncate(resume_from)
+            (folder / "rollouts").mkdir(exist_ok=True)
+            self._metrics = (folder / "metrics.jsonl").open("a")
+        except OSError as error:
+            raise RunError(
+                f"{folder}: cannot write a run here ({error.strerror or error}); choose another --output-dir"
+            ) from error
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(folder / "tensorboard", purge_step=resume_from)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One line of metrics.jsonl, on disk before this returns, and the same as TensorBoard events."""
+        self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._metrics.flush()
+        if self._events is not None:
+            for name, value in metrics.items():
+                self._events.add_scalar(name, value, step)
+
+    def write_rollouts(self, step: int, groups: Sequence[Group], credits: Sequence[Credit]) -> None:
+        """Every verified or trained rollout of a step as one parquet file."""
+        import pyarrow
+        import pyarrow.parquet
+
+        table = pyarrow.Table.from_pylist(_rows(step, groups, credits), schema=_schema())
+        pyarrow.parquet.write_table(table, self.folder / "rollouts" / f"step-{step:06d}.parquet")
+
+    def write_evaluation(self, row: Mapping[str, Any]) -> None:
+        with (self.folder / "evaluations.jsonl").open("a") as file:
+            file.write(json.dumps(dict(row)) + "\n")
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        (self.folder / "summary.json").write_text(json.dumps(dict(summary), indent=2) + "\n")
+
+    def close(self) -> None:
+        self._metrics.close()
+        if self._events is not None:
+            self._events.close()
+        self._lock.release()
+
+    def _truncate(self, steps: int) -> None:
+        for name in ("metrics.jsonl", "evaluations.jsonl"):
+            path = self.folder / name
+            if path.is_file():
+                kept = [line for line in path.read_text().splitlines() if _step_of(line) <= steps]
+                path.write_text("".join(f"{line}\n" for line in kept))
+        for path in (self.folder / "rollouts").glob("step-*.parquet"):
+            if int(path.stem.removeprefix("step-")) > steps:
+                path.unlink()
+        for draft in self.checkpoints.glob(".step-*.draft"):
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, oldest first. A last line cut by a crash is left out."""
+    path = folder / "metrics.jsonl"
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); is {folder} a run folder?") from error
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def read_rollouts(folder: Path, step: int) -> list[dict[str, Any]]:
+    """The rows of one step's rollouts, as written."""
+    import pyarrow.parquet
+
+    rows: list[dict[str, Any]] = pyarrow.parquet.read_table(
+        folder / "rollouts" / f"step-{step:06d}.parquet"
+    ).to_pylist()
+    return rows
+
+
+def _lock(folder: Path) -> Any:
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(f"{folder}: another rlkit process is writing there; choose another --output-dir") from error
+    return lock
+
+
+def _require_new(folder: Path) -> None:
+    if (folder / "metrics.jsonl").exists():
+        raise RunError(
+            f"{folder}: holds a run already; continue it with `rlkit train --resume {folder}`, or choose another --output-dir"
+        )
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return 1 << 62  # a line cut by a crash belongs to no step
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("step", pa.int32()),
+            ("prompt_id", pa.string()),
+            ("role", pa.string()),
+            ("prompt_tokens", pa.int32()),
+            ("token_ids", pa.list_(pa.int32())),
+            ("logprobs", pa.list_(pa.float32())),
+            ("advantages", pa.list_(pa.float32())),
+            ("segments", pa.list_(pa.struct([("kind", pa.string()), ("start", pa.int32()), ("end", pa.int32())]))),
+            ("text", pa.string()),
+            ("outcome", pa.string()),
+            ("score", pa.float32()),
+            ("reason", pa.string()),
+            ("parts", pa.map_(pa.string(), pa.float32())),
+            ("finish_reason", pa.string()),
+            ("policy_version", pa.int32()),
+        ]
+    )
+
+
+def _rows(step: int, groups: Sequence[Group], credits: Sequence[Credit]) -> list[dict[str, Any]]:
+    advantages = {id(c.rollout): c.advantages for c in credits}
+    return [_row(step, role, r, advantages.get(id(r))) for g in groups for role, r in _walk(g)]
+
+
+def _walk(group: Group) -> list[tuple[str, Rollout]]:
+    """Every rollout of a group with its role: answer, or segment when others continue it."""
+    role = "segment" if group.children else "answer"
+    return [(role, r) for r in group.rollouts] + [pair for child in group.children for pair in _walk(child)]
+
+
+def _row(step: int, role: str, r: Rollout, advantages: list[float] | None) -> dict[str, Any]:
+    return {
+        "step": step,
+        "prompt_id": r.prompt_id,
+        "role": role,
+        "prompt_tokens": r.prompt_tokens,
+        "token_ids": r.token_ids,
+        "logprobs": r.logprobs,
+        "advantages": advantages,  # null: the rollout was not trained (skip, error, or nothing to compare)
+        "segments": [{"kind": s.kind, "start": s.start, "end": s.end} for s in r.segments],
+        "text": r.text,
+        "outcome": r.score.outcome if r.score else None,
+        "score": r.value,
+        "reason": r.score.reason if r.score else None,
+        "parts": list(r.score.parts.items()) if r.score else None,
+        "finish_reason": r.finish_reason,
+        "policy_version": r.policy_version,
+    }

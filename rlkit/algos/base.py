@@ -1,0 +1,88 @@
+"""An algorithm answers three questions: what to sample, whom to credit, what to minimise. It knows no GPU, process or HTTP."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from rlkit.batch import Batch, TokenStats
+from rlkit.config import AlgoConfig
+from rlkit.metrics import Metrics
+from rlkit.types import Credit, Group, Prompt, Rollout, Sample, State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """What an algorithm may ask of a sampler.
+
+    >>> Sampling(max_completion_length=512, temperature=1.0).temperature
+    1.0
+    """
+
+    max_completion_length: int
+    """Tokens of one answer, all its parts together."""
+    temperature: float
+
+
+class Algorithm(Protocol):
+    """What to sample, whom to credit, what to minimise; and what must survive a restart.
+
+    One step of the loop calls, in this order: prompt_weights, collect, (verification), rescore, credit, and loss for
+    every micro-batch.
+    """
+
+    cfg: AlgoConfig
+
+    def __init__(self, cfg: AlgoConfig, sampling: Sampling) -> None: ...
+
+    def collect(self, prompts: Sequence[Prompt], sample: Sample, seed: int) -> list[Group]:
+        """One group per prompt. `seed` is new in every step; all randomness comes from it."""
+        ...
+
+    def credit(self, groups: Sequence[Group], rescored: Sequence[Sequence[float]]) -> list[Credit]:
+        """What every rollout is trained on. Rollouts without a usable score are left out.
+
+        rescored: for each rollout that `rescore` returned, the learner's present log-probs of its completion.
+        """
+        ...
+
+    def loss(self, batch: Batch, out: TokenStats) -> tuple[Tensor, Metrics]:
+        """The micro-batch's part of the loss (a scalar; parts add up) and its tallies."""
+        ...
+
+    def prompt_weights(self, ids: Sequence[str]) -> list[float] | None:
+        """Weights to draw the next prompts with; None: in the data's own order."""
+        ...
+
+    def rescore(self, groups: Sequence[Group]) -> list[Rollout]:
+        """Stored rollouts whose log-probs under the present weights `credit` needs."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers of the last `collect` and `credit`."""
+        ...
+
+    def state_dict(self) -> State: ...
+
+    def load_state_dict(self, state: State) -> None: ...
+
+
+class Stateless:
+    """The answers of an algorithm that remembers nothing and takes prompts as they come."""
+
+    def prompt_weights(self, ids: Sequence[str]) -> list[float] | None:
+        return None
+
+    def rescore(self, groups: Sequence[Group]) -> list[Rollout]:
+        return []
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+    def state_dict(self) -> State:
+        return {}
+
+    def load_state_dict(self, state: State) -> None:
+        if state:
+            raise ValueError(f"{type(self).__name__} keeps no state, but was given {sorted(state)}")

@@ -1,0 +1,383 @@
+"""SKPO, Skip-Connected Policy Optimization (arXiv:2604.08690): one segment, many futures.
+
+For every prompt q:
+    t ~ U[L/6, L/2]            a split position, from the prompt's running response length
+    s_1..s_G = pi(q), t tokens the one of median likelihood, s, is kept; one that ended early is cut at half
+    o_1..o_G = pi([s, q])      continuations that read s BEFORE the problem, and may use or ignore it
+    R_II(o_i) = 2 score - 1;   R_I(s) = mean_i R_II(o_i)
+
+Upstream, s is trained like a single stream: advantage R_I - V(q) with a running value V, normalised over the batch,
+PPO-clip, token mean per segment. Downstream, the o_i are a group: centred and scaled, CISPO-form, token mean over the
+group; s and q are prompt there and carry no loss. The sum is half and half.
+
+The value, visit count, length and last segment of every prompt are state: without them a restart would forget every
+baseline. Where the paper is silent (docs/papers.md lists each choice) the note says so here.
+"""
+
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from rlkit.algos.base import Sampling
+from rlkit.algos.grpo import judged
+from rlkit.algos.ops import (
+    cispo_terms,
+    clip_metrics,
+    group_advantages,
+    k3,
+    log_ratio,
+    loss_of,
+    masked_tally,
+    ppo_terms,
+    seed_of,
+    standard_deviation,
+)
+from rlkit.batch import SURROGATES, Batch, TokenStats
+from rlkit.config import AlgoConfig, SkpoConfig
+from rlkit.errors import ConfigError
+from rlkit.metrics import Metrics, Tally
+from rlkit.types import Credit, Group, Prompt, Request, Rollout, Sample, Segment, State
+
+
+@dataclass(slots=True)
+class Record:
+    """What SKPO remembers of one prompt.
+
+    >>> r = Record(length=1024.0)
+    >>> r.observe(reward=-0.25, length=100.0, drift=0.0, cfg=SkpoConfig()), r.value, r.visits, r.length
+    (0.96, 0.375, 1.0, 100.0)
+    """
+
+    length: float
+    """Running response length |s| + |o|, tokens."""
+    value: float = 0.5
+    """Running success in [0, 1]; 0.5 is reward 0, neutral."""
+    visits: float = 0.0
+    """Discounted number of observations; 0: never met."""
+    segment: list[int] = field(default_factory=list)
+    """Prompt and segment of the last visit, token ids."""
+    segment_start: int = 0
+    """Where the segment begins in it."""
+    segment_logprobs: list[float] = field(default_factory=list)
+    """Their log-probs then, nats."""
+
+    def observe(self, *, reward: float, length: float, drift: float, cfg: SkpoConfig) -> float:
+        """Fold in one visit (reward in [-1, 1]) and return rho, the memory it kept (papers.md 1.4).
+
+        drift: mean |log-prob then - now| over the stored segment's tokens, nats; 0 on a first visit.
+        """
+        rho = min(max(2 ** (-drift / cfg.tau_half), cfg.rho_min), cfg.rho_max)
+        eta = 1 / (rho * self.visits + 1)
+        self.value += eta * ((reward + 1) / 2 - self.value)
+        self.length += eta * (length - self.length)
+        self.visits = rho * self.visits + 1
+        return rho
+
+
+def select(logprobs: Sequence[Sequence[float]], how: str) -> int:
+    """Index of the segment whose mean NLL is the median (papers.md 1.2, R4): rank by (NLL, index), lower of two middle ranks.
+
+    Ranks, never an argmin on distances: with even G the two middle segments tie exactly. `least` and `most` likely
+    are the ablation's ends.
+
+    >>> select([[-2.0], [-0.9], [-1.3], [-1.0]], "median")  # NLL 2.0, 0.9, 1.3, 1.0: the middle ones are 1.0 and 1.3
+    3
+    """
+    order = sorted(range(len(logprobs)), key=lambda i: (-statistics.fmean(logprobs[i]), i))
+    return order[{"median": (len(order) - 1) // 2, "most": 0, "least": -1}[how]]
+
+
+def cut_early(rollout: Rollout) -> Rollout:
+    """A segment that ended before the split keeps the first half of its own length, at least one token (R3)."""
+    if rollout.finish_reason != "stop":
+        return rollout
+    start = rollout.prompt_tokens
+    end = start + max(1, len(rollout.completion_ids) // 2)
+    ended = end == len(rollout.token_ids)  # a segment that is nothing but the stop token
+    return replace(
+        rollout,
+        token_ids=rollout.token_ids[:end],
+        logprobs=rollout.logprobs[:end],
+        segments=[*rollout.segments[:-1], Segment(kind="completion", start=start, end=end)],
+        finish_reason="stop" if ended else "length",
+    )
+
+
+def skip_prompt(prompt: Prompt, segment: Rollout, cfg: SkpoConfig) -> tuple[list[int], list[Segment]]:
+    """Token ids of the downstream prompt and its segments. The segment's own ids are spliced in, never re-tokenised.
+
+    chat (A): the user turn reads s, blank line, q.  raw (B): s, then the whole rendered q.  Without skip: q, then s.
+    """
+    written = [] if segment.finish_reason == "stop" else segment.completion_ids
+    if not cfg.skip:
+        head, tail = prompt.token_ids, []
+    elif cfg.skip_format == "raw":
+        head, tail = [], prompt.token_ids
+    elif prompt.skip_ids is None:
+        raise ConfigError(
+            f"prompt {prompt.id}: rendered without room for a segment, which SKPO's skip_format = 'chat' needs; "
+            "build the data with skip prompts, or set --algo.skip-format raw"
+        )
+    else:
+        head, tail = prompt.skip_ids
+    a, b = len(head), len(head) + len(written)
+    parts = [("prompt", 0, a), ("context", a, b), ("prompt", b, b + len(tail))]
+    segments = [Segment(kind=kind, start=i, end=j) for kind, i, j in parts if j > i]  # type: ignore[arg-type]
+    return [*head, *written, *tail], segments
+
+
+class Skpo:
+    """SKPO whole: rollouts in two phases, two objectives, one tracker; its four ablations are options."""
+
+    def __init__(self, cfg: AlgoConfig, sampling: Sampling) -> None:
+        self.cfg = cast(SkpoConfig, cfg)
+        self.sampling = sampling
+        self.records: dict[str, Record] = {}
+        self.steps = 0
+        self._numbers: dict[str, float] = {}
+
+    # -- whom to ask -------------------------------------------------------------------------------------------------
+
+    def prompt_weights(self, ids: Sequence[str]) -> list[float] | None:
+        """sqrt(v (1 - v)) + eps: prompts that are neither easy nor hopeless come more often (papers.md 2.1)."""
+        values = (self.records[i].value if i in self.records else 0.5 for i in ids)
+        return [max(v * (1 - v), 0.0) ** 0.5 + self.cfg.priority_eps for v in values]
+
+    def split_position(self, prompt_id: str, rng: random.Random) -> int:
+        """t ~ U[L/6, L/2], rounded, at least 1, at most half of the longest answer (R1)."""
+        cfg, cap = self.cfg, self.sampling.max_completion_length
+        record = self.records.get(prompt_id)
+        length = min(record.length if record else cfg.initial_length, cap)
+        share = rng.uniform(cfg.split_low, cfg.split_high)
+        if cfg.split == "fixed":
+            share = cfg.split_low if self.steps % 2 == 0 else cfg.split_high
+        return max(1, min(round(share * length), cap // 2))
+
+    def collect(self, prompts: Sequence[Prompt], sample: Sample, seed: int) -> list[Group]:
+        upstream = self._upstream(prompts, sample, seed)
+        downstream = self._downstream(prompts, upstream, sample, seed)
+        own = self._own_answers(prompts, upstream, sample, seed)
+        self.steps += 1
+        return [
+            Group(prompt=q, rollouts=[s], children=[d, *o])
+            for q, s, d, o in zip(prompts, upstream, downstream, own, strict=True)
+        ]
+
+    def _upstream(self, prompts: Sequence[Prompt], sample: Sample, seed: int) -> list[Rollout]:
+        """Phase 1: G short segments of each prompt, one kept."""
+        rng = random.Random(seed)
+        requests = [
+            Request(
+                prompt_id=prompt.id,
+                token_ids=prompt.token_ids,
+                n=self.cfg.num_generations,
+                max_tokens=self.split_position(prompt.id, rng),
+                temperature=self.sampling.temperature,
+                seed=seed_of(seed, "upstream", i),
+            )
+            for i, prompt in enumerate(prompts)
+        ]
+        how = "median"
+        if self.cfg.selection == "extreme":
+            how = "least" if self.steps % 2 == 0 else "most"
+        kept = []
+        for drawn in sample(requests):
+            segments = [cut_early(r) for r in drawn]
+            kept.append(segments[select([r.completion_logprobs for r in segments], how)])
+        return kept
+
+    def _downstream(
+        self, prompts: Sequence[Prompt], upstream: Sequence[Rollout], sample: Sample, seed: int
+    ) -> list[Group]:
+        """Phase 2: G continuations of each [s, q]; |s| + |o| stays within the cap, and o has at least one token."""
+        inputs = [skip_prompt(q, s, self.cfg) for q, s in zip(prompts, upstream, strict=True)]
+        requests = [
+            Request(
+                prompt_id=prompt.id,
+                token_ids=token_ids,
+                n=self.cfg.num_generations,
+                max_tokens=max(1, self.sampling.max_completion_length - len(s.completion_ids)),
+                temperature=self.sampling.temperature,
+                seed=seed_of(seed, "downstream", i),
+            )
+            for i, (prompt, s, (token_ids, _)) in enumerate(zip(prompts, upstream, inputs, strict=True))
+        ]
+        groups = []
+        for prompt, (token_ids, segments), drawn in zip(prompts, inputs, sample(requests), strict=True):
+            rollouts = [replace(r, segments=[*segments, r.segments[-1]]) for r in drawn]
+            groups.append(Group(prompt=replace(prompt, token_ids=token_ids), rollouts=rollouts))
+        return groups
+
+    def _own_answers(
+        self, prompts: Sequence[Prompt], upstream: Sequence[Rollout], sample: Sample, seed: int
+    ) -> list[list[Group]]:
+        """Ablation `w/o MC`: each segment's own answer, carried on from q and s; it is judged but not trained."""
+        if self.cfg.upstream_reward == "mc":
+            return [[] for _ in prompts]
+        requests = [
+            Request(
+                prompt_id=prompt.id,
+                token_ids=s.token_ids,
+                n=1,
+                max_tokens=max(1, self.sampling.max_completion_length - len(s.completion_ids)),
+                temperature=self.sampling.temperature,
+                seed=seed_of(seed, "own", i),
+            )
+            for i, (prompt, s) in enumerate(zip(prompts, upstream, strict=True))
+        ]
+        whole = []
+        for prompt, s, (r,) in zip(prompts, upstream, sample(requests), strict=True):
+            start, end = s.prompt_tokens, len(r.token_ids)
+            answer = replace(
+                r,
+                logprobs=[*s.logprobs, *r.completion_logprobs],
+                segments=[*s.segments[:-1], Segment(kind="completion", start=start, end=end)],
+            )
+            whole.append([Group(prompt=prompt, rollouts=[answer])])
+        return whole
+
+    # -- whom to credit ----------------------------------------------------------------------------------------------
+
+    def rescore(self, groups: Sequence[Group]) -> list[Rollout]:
+        """The segment stored at each prompt's last visit, to see how far the policy has drifted from it since."""
+        return [self._stored(g.prompt.id) for g in groups if self._visited(g.prompt.id)]
+
+    def _visited(self, prompt_id: str) -> bool:
+        return bool(self.records.get(prompt_id) and self.records[prompt_id].segment_logprobs)
+
+    def _stored(self, prompt_id: str) -> Rollout:
+        record = self.records[prompt_id]
+        start, end = record.segment_start, len(record.segment)
+        return Rollout(
+            prompt_id=prompt_id,
+            token_ids=record.segment,
+            logprobs=[0.0] * start + record.segment_logprobs,
+            segments=[Segment(kind="prompt", start=0, end=start), Segment(kind="completion", start=start, end=end)],
+            policy_version=0,
+            finish_reason="length",
+        )
+
+    def credit(self, groups: Sequence[Group], rescored: Sequence[Sequence[float]]) -> list[Credit]:
+        now = iter(rescored)
+        drifts = [
+            statistics.fmean(abs(a - b) for a, b in zip(self.records[i].segment_logprobs, next(now), strict=True))
+            if self._visited(i)
+            else 0.0
+            for i in (g.prompt.id for g in groups)
+        ]
+        usable, rewards, downstream = [], [], []
+        for g, group in enumerate(groups):
+            answers = judged(group.children[0])
+            judges = answers if self.cfg.upstream_reward == "mc" else judged(group.children[1])
+            if answers and judges:
+                usable.append(g)
+                rewards.append(statistics.fmean(2 * float(r.value or 0.0) - 1 for r in judges))
+                downstream.append([2 * float(r.value or 0.0) - 1 for r in answers])
+        raw, rhos = [], []
+        for g, reward in zip(usable, rewards, strict=True):
+            advantage, rho = self._visit(groups[g], reward, drifts[g])
+            raw.append(advantage)
+            rhos.append(rho)
+        upstream = self._batch_normalised(raw)
+        self._note(groups, usable, rewards, rhos)
+        credits = []
+        for g, a_up, a_down in zip(usable, upstream, group_advantages(downstream, self.cfg), strict=True):
+            credits.extend(self._credits_of(g, groups[g], a_up, a_down))
+        return credits
+
+    def _visit(self, group: Group, reward: float, drift: float) -> tuple[float, float]:
+        """The advantage against the value BEFORE this visit, and rho; then the tracker moves on."""
+        s, answers = group.rollouts[0], group.children[0].rollouts
+        start_length = min(self.cfg.initial_length, self.sampling.max_completion_length)
+        record = self.records.setdefault(group.prompt.id, Record(length=float(start_length)))
+        advantage = reward - (2 * record.value - 1)
+        length = len(s.completion_ids) + statistics.fmean(len(o.completion_ids) for o in answers)
+        rho = record.observe(reward=reward, length=length, drift=drift, cfg=self.cfg)
+        record.segment, record.segment_start = s.token_ids, s.prompt_tokens
+        record.segment_logprobs = s.completion_logprobs
+        return advantage, rho
+
+    def _batch_normalised(self, raw: Sequence[float]) -> list[float]:
+        """(A - mean_B) / (std_B + eps); zeros when all are equal."""
+        if len(set(raw)) < 2:
+            return [0.0] * len(raw)
+        mean, std = statistics.fmean(raw), standard_deviation(raw, self.cfg.scale_std)
+        return [(a - mean) / (std + self.cfg.std_eps) for a in raw]
+
+    def _credits_of(self, g: int, group: Group, a_up: float, a_down: Sequence[float]) -> list[Credit]:
+        """Two denominators as numbers: w_up / |s| on the segment, w_down / sum|o| on every answer; the prompt counts once."""
+        s, answers = group.rollouts[0], judged(group.children[0])
+        tokens = sum(len(o.completion_ids) for o in answers)
+        upstream = Credit(
+            rollout=s,
+            advantages=[a_up] * len(s.completion_ids),
+            weight=self.cfg.upstream_weight / len(s.completion_ids),
+            share=1.0,
+            group=g,
+        )
+        downstream = [
+            Credit(
+                rollout=o,
+                advantages=[a] * len(o.completion_ids),
+                weight=self.cfg.downstream_weight / tokens,
+                share=0.0,
+                surrogate="cispo",
+                group=g,
+            )
+            for o, a in zip(answers, a_down, strict=True)
+        ]
+        return [upstream, *downstream]
+
+    # -- what to minimise --------------------------------------------------------------------------------------------
+
+    def loss(self, batch: Batch, out: TokenStats) -> tuple[Tensor, Metrics]:
+        cfg = self.cfg
+        log_ratio_BT = log_ratio(out.logp_BT, out.old_logp_BT, batch.mask_BT)
+        ratio_BT = log_ratio_BT.exp()
+        is_down_BT = batch.surrogate_BT == SURROGATES.index("cispo")
+        up_BT = ppo_terms(ratio_BT, batch.adv_BT, cfg.epsilon, cfg.epsilon)
+        logp_BT = out.logp_BT.masked_fill(~batch.mask_BT, 0.0)
+        down_BT = cispo_terms(ratio_BT, logp_BT, batch.adv_BT, cfg.epsilon, cfg.clip_high)
+        term_BT = torch.where(is_down_BT, down_BT, up_BT)
+        up_mask_BT, down_mask_BT = batch.mask_BT & ~is_down_BT, batch.mask_BT & is_down_BT
+        metrics: dict[str, Tally] = clip_metrics(ratio_BT.detach(), batch.adv_BT, up_mask_BT, cfg.epsilon, cfg.epsilon)
+        capped_BT = ((ratio_BT > 1 + cfg.clip_high) & (batch.adv_BT > 0)).float()
+        metrics["cispo_clip_ratio"] = masked_tally(capped_BT, down_mask_BT)
+        metrics["skpo/upstream_entropy"] = masked_tally(out.entropy_BT, up_mask_BT)
+        if out.ref_logp_BT is not None:
+            kl_BT = k3(out.logp_BT, out.ref_logp_BT, batch.mask_BT)
+            term_BT = term_BT - cfg.beta * kl_BT
+            metrics["kl"] = masked_tally(kl_BT, batch.mask_BT)
+        return loss_of(term_BT, batch.weight_BT, batch.mask_BT, batch.denominator), metrics
+
+    # -- what must survive -------------------------------------------------------------------------------------------
+
+    def _note(
+        self, groups: Sequence[Group], usable: Sequence[int], rewards: Sequence[float], rhos: Sequence[float]
+    ) -> None:
+        segments = [len(g.rollouts[0].completion_ids) for g in groups]
+        self._numbers = {
+            "skpo/segment_length": statistics.fmean(segments) if segments else 0.0,
+            "skpo/upstream_reward": statistics.fmean(rewards) if rewards else 0.0,
+            "skpo/value": statistics.fmean(self.records[groups[g].prompt.id].value for g in usable) if usable else 0.5,
+            "skpo/rho_min": min(rhos, default=0.0),
+            "skpo/rho_mean": statistics.fmean(rhos) if rhos else 0.0,
+            "skpo/rho_max": max(rhos, default=0.0),
+            "skpo/prompts_met": float(len(self.records)),
+        }
+
+    def metrics(self) -> dict[str, float]:
+        return self._numbers
+
+    def state_dict(self) -> State:
+        return {"steps": self.steps, "records": {i: asdict(r) for i, r in self.records.items()}}
+
+    def load_state_dict(self, state: State) -> None:
+        self.steps = int(state["steps"])
+        records: Mapping[str, Mapping[str, object]] = state["records"]
+        self.records = {i: Record(**r) for i, r in records.items()}  # type: ignore[arg-type]

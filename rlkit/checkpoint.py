@@ -1,0 +1,132 @@
+"""A checkpoint: learner, algorithm, data position and counters, all or nothing, and nothing pickled.
+
+    step-000100/                 a model folder, as transformers and vLLM load it
+      config.json  model.safetensors  tokenizer...
+      rlkit/state.json           step, updates, sampled tokens, data position, algorithm state, format
+      rlkit/optimizer.safetensors
+
+A checkpoint is written beside its final name and renamed when it is whole, so a name that exists can be trusted.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rlkit.errors import RunError
+from rlkit.types import State
+
+FORMAT = 1
+
+
+class Keeper(Protocol):
+    """What a checkpoint needs of a learner."""
+
+    updates: int
+
+    def save_model(self, folder: Path) -> None: ...
+    def optimizer_tensors(self) -> dict[str, Any]: ...
+    def load_optimizer_tensors(self, tensors: Mapping[str, Any], updates: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """Where a run stands, apart from its weights.
+
+    >>> Position(step=100, updates=100, sampled_tokens=51200, data={}, algo={}).step
+    100
+    """
+
+    step: int
+    """Steps done; the next one has this number."""
+    updates: int
+    """Optimizer steps done."""
+    sampled_tokens: int
+    data: State
+    algo: State
+
+
+def folder_of(root: Path, step: int) -> Path:
+    return root / f"step-{step:06d}"
+
+
+def save(root: Path, learner: Keeper, tokenizer: Any, position: Position, keep: int) -> Path:
+    """Write the checkpoint of `position.step` under `root` and delete all but the newest `keep`. Returns its folder.
+
+    Raises RunError when the disk refuses; a checkpoint that was there before is untouched then.
+    """
+    from safetensors.torch import save_file
+
+    final = folder_of(root, position.step)
+    draft = final.with_name(f".{final.name}.draft")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        (draft / "rlkit").mkdir(parents=True)
+        learner.save_model(draft)
+        tokenizer.save_pretrained(draft)
+        save_file(learner.optimizer_tensors(), draft / "rlkit" / "optimizer.safetensors")
+        state = {
+            "format": FORMAT,
+            "step": position.step,
+            "updates": position.updates,
+            "sampled_tokens": position.sampled_tokens,
+            "data": position.data,
+            "algo": position.algo,
+        }
+        (draft / "rlkit" / "state.json").write_text(json.dumps(state))
+        shutil.rmtree(final, ignore_errors=True)
+        draft.rename(final)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise RunError(
+            f"{final}: the checkpoint could not be written ({error.strerror or error}); is the disk full? "
+            "Earlier checkpoints are untouched; --resume continues from them"
+        ) from error
+    for old in sorted(root.glob("step-*"))[: -max(1, keep)]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def newest(root: Path) -> Path:
+    """The newest whole checkpoint under `root`. Raises RunError when there is none."""
+    found = sorted(p for p in root.glob("step-*") if (p / "rlkit" / "state.json").is_file())
+    if not found:
+        raise RunError(f"{root}: no checkpoint to resume from; start the run anew in another folder")
+    return found[-1]
+
+
+def read_position(folder: Path) -> Position:
+    """Raises RunError when the checkpoint is damaged or of another format."""
+    path = folder / "rlkit" / "state.json"
+    try:
+        state = json.loads(path.read_text())
+        if state["format"] != FORMAT:
+            raise RunError(f"{path}: format {state['format']}, this rlkit reads format {FORMAT}")
+        return Position(
+            step=int(state["step"]),
+            updates=int(state["updates"]),
+            sampled_tokens=int(state["sampled_tokens"]),
+            data=state["data"],
+            algo=state["algo"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{path}: not a readable checkpoint ({type(error).__name__}: {error}); delete the folder {folder} to resume from an earlier one"
+        ) from error
+
+
+def restore_optimizer(folder: Path, learner: Keeper, updates: int) -> None:
+    """Raises RunError when the file is damaged or belongs to another model."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / "rlkit" / "optimizer.safetensors"
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"{path}: not a readable optimizer state ({error}); delete the folder {folder} to resume from an earlier one"
+        ) from error
+    learner.load_optimizer_tensors(tensors, updates)

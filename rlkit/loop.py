@@ -1,0 +1,189 @@
+"""The training loop. One step:
+
+    data.take            -> prompts     (the algorithm may weigh them)
+    algo.collect         -> groups      (the sampler writes)
+    judge                -> groups      (with verdicts)
+    algo.credit          -> credits     (numbers beside the tokens)
+    make_minibatches     -> tensors
+    learner.update       -> report      (one optimizer step per mini-batch)
+    sampler.load         new weights; the next rollout carries their version
+    store, view          metrics, rollouts, a line for the person at the terminal
+
+A run stopped after step k and resumed is the run that never stopped: everything that decides step k + 1 is in the
+checkpoint of step k, and all of a step's randomness is drawn from (seed, step).
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from rlkit import checkpoint
+from rlkit.algos.base import Algorithm
+from rlkit.algos.ops import seed_of
+from rlkit.batch import make_minibatches
+from rlkit.checkpoint import Position
+from rlkit.config import TrainConfig
+from rlkit.learner import Learner
+from rlkit.rollout_metrics import rollout_metrics
+from rlkit.types import Credit, Group, Prompt, Request, Rollout, Sampler, State
+from rlkit.verify import Judge, leaves_of
+
+
+class Data(Protocol):
+    """Where prompts come from (rlkit.data.PromptData)."""
+
+    def take(self, n: int, weights: Callable[[Sequence[str]], list[float] | None]) -> list[Prompt]: ...
+    def state_dict(self) -> State: ...
+
+
+class RunStore(Protocol):
+    """Where a run is written (rlkit.analysis.store.Store)."""
+
+    @property
+    def checkpoints(self) -> Path: ...
+    def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None: ...
+    def write_rollouts(self, step: int, groups: Sequence[Group], credits: Sequence[Credit]) -> None: ...
+
+
+class View(Protocol):
+    """Who is told (rlkit.show.Terminal)."""
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None: ...
+    def sample(self, step: int, groups: Sequence[Group]) -> None: ...
+    def say(self, sentence: str) -> None: ...
+
+
+class Stopped(Exception):
+    """The person asked the run to stop; its last checkpoint is of the step named."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+
+def train(
+    cfg: TrainConfig,
+    *,
+    data: Data,
+    sampler: Sampler,
+    judge: Judge,
+    algo: Algorithm,
+    learner: Learner,
+    store: RunStore,
+    view: View,
+    tokenizer: Any,
+    evaluate: Callable[[int], Mapping[str, float]],
+    start: Position,
+) -> Position:
+    """Run from `start` to cfg.steps or the token budget; returns where it ended. Raises Stopped on Ctrl-C.
+
+    evaluate: called with a step's number, writes its own record and returns the numbers to log
+    """
+    step, sampled = start.step, start.sampled_tokens
+    with _ctrl_c(view) as asked_to_stop:
+        while step < cfg.steps and (cfg.token_budget is None or sampled < cfg.token_budget):
+            step, clock = step + 1, _Clock()
+            version = learner.updates
+            with clock("data"):
+                prompts = data.take(cfg.prompts_per_step, algo.prompt_weights)
+            with clock("sample"):
+                ask = _Counted(sampler)
+                groups = algo.collect(prompts, ask.sample, seed_of(cfg.seed, "step", step))
+            with clock("verify"):
+                groups = judge(groups)
+            with clock("credit"):
+                credits = algo.credit(groups, learner.logprobs(algo.rescore(groups)))
+                budget = cfg.learner.micro_batch_tokens
+                minibatches = make_minibatches(credits, cfg.mini_batches, budget, learner.pad_id)
+            with clock("train"):
+                report = learner.update(minibatches, algo.loss)
+            with clock("load"):
+                sampler.load(learner.weights(), learner.updates)
+            sampled += ask.tokens
+            metrics = {
+                **report.metrics,
+                **rollout_metrics([leaf for g in groups for leaf in leaves_of(g)], version),
+                **algo.metrics(),
+                "num_tokens": float(sampled),
+                "trained_tokens": float(report.trained_tokens),
+                **clock.metrics(ask.tokens),
+            }
+            last = step == cfg.steps or (cfg.token_budget is not None and sampled >= cfg.token_budget)
+            if cfg.log.eval_every and (step % cfg.log.eval_every == 0 or last):
+                metrics |= evaluate(step)
+            store.write_metrics(step, metrics)
+            if cfg.log.rollouts:
+                store.write_rollouts(step, groups, credits)
+            view.step(step, metrics)
+            if cfg.log.show_every and step % cfg.log.show_every == 0:
+                view.sample(step, groups)
+            stop = asked_to_stop()
+            if last or stop or (cfg.log.save_every and step % cfg.log.save_every == 0):
+                position = Position(
+                    step=step,
+                    updates=learner.updates,
+                    sampled_tokens=sampled,
+                    data=data.state_dict(),
+                    algo=algo.state_dict(),
+                )
+                checkpoint.save(store.checkpoints, learner, tokenizer, position, cfg.log.save_total_limit)
+            if stop and not last:
+                raise Stopped(step)
+    return Position(step=step, updates=learner.updates, sampled_tokens=sampled, data=data.state_dict(), algo={})
+
+
+class _Counted:
+    """A sampler that counts the tokens it writes, those of discarded segments too: they cost as much."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler, self.tokens = sampler, 0
+
+    def sample(self, requests: Sequence[Request]) -> list[list[Rollout]]:
+        drawn = self.sampler.sample(requests)
+        self.tokens += sum(len(r.completion_ids) for rollouts in drawn for r in rollouts)
+        return drawn
+
+
+class _Clock:
+    """Seconds of each phase of a step."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.phases: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.phases[phase] = time.perf_counter() - began
+
+    def metrics(self, tokens: int) -> dict[str, float]:
+        total = time.perf_counter() - self.began
+        seconds = {f"timing_s/{name}": value for name, value in self.phases.items()}
+        return {**seconds, "step_time": total, "tokens_per_second": tokens / total}
+
+
+@contextmanager
+def _ctrl_c(view: View) -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C lets the step finish and be saved; the second stops at once."""
+    asked = False
+
+    def on_interrupt(signum: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        view.say("stopping after this step, with a checkpoint (Ctrl-C again: at once, without)")
+
+    try:
+        before = signal.signal(signal.SIGINT, on_interrupt)
+    except ValueError:  # not in the main thread: whoever owns it decides about Ctrl-C
+        yield lambda: False
+        return
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)

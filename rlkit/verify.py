@@ -1,0 +1,62 @@
+"""Groups without verdicts -> groups with verdicts: decode the leaves, score them together, count what went wrong."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from rlkit.errors import RolloutError
+from rlkit.types import Group, Prompt, Rollout, Score
+
+Decode = Callable[[list[int]], str]
+
+
+class Scorer(Protocol):
+    """Judges many answers at once and returns the verdicts in order (rlkit.rewards.VerifierPool)."""
+
+    def score(self, items: Sequence[tuple[Prompt, str]]) -> list[Score]: ...
+
+
+class Judge:
+    """Scores every rollout of every group without children.
+
+    max_error_share: raise RolloutError when a larger share of the verdicts of one call are errors
+    """
+
+    def __init__(self, scorer: Scorer, decode: Decode, max_error_share: float) -> None:
+        self.scorer, self.decode, self.max_error_share = scorer, decode, max_error_share
+
+    def __call__(self, groups: Sequence[Group]) -> list[Group]:
+        groups = [_decoded(g, self.decode) for g in groups]
+        leaves = [leaf for group in groups for leaf in leaves_of(group)]
+        items = [(leaf.prompt, r.text or "") for leaf in leaves for r in leaf.rollouts]
+        scores = self.scorer.score(items)
+        self._check(items, scores)
+        verdicts = iter(scores)
+        return [_with_scores(g, lambda: next(verdicts)) for g in groups]
+
+    def _check(self, items: Sequence[tuple[Prompt, str]], scores: Sequence[Score]) -> None:
+        errors = [i for i, s in enumerate(scores) if s.error]
+        if len(errors) > self.max_error_share * len(scores):
+            prompt, text = items[errors[0]]
+            raise RolloutError(
+                f"{len(errors)} of {len(scores)} verdicts are errors, more than --reward.max-error-share {self.max_error_share}. "
+                f"The first: prompt {prompt.id}, answer {text[-80:]!r}: {scores[errors[0]].reason}"
+            )
+
+
+def leaves_of(group: Group) -> list[Group]:
+    """The groups whose rollouts are answers: those without children."""
+    return [leaf for child in group.children for leaf in leaves_of(child)] if group.children else [group]
+
+
+def _decoded(group: Group, decode: Decode) -> Group:
+    rollouts = [replace(r, text=decode(r.completion_ids)) for r in group.rollouts]
+    return replace(group, rollouts=rollouts, children=[_decoded(c, decode) for c in group.children])
+
+
+def _with_scores(group: Group, verdict: Callable[[], Score]) -> Group:
+    """Verdicts are handed out in the order of `leaves_of`."""
+    if group.children:
+        return replace(group, children=[_with_scores(c, verdict) for c in group.children])
+    rollouts: list[Rollout] = [replace(r, score=verdict()) for r in group.rollouts]
+    return replace(group, rollouts=rollouts)
