@@ -50,7 +50,7 @@ test: $(TEST)
 	$(call phase,fast tests,$(PY) -m pytest -q -m "not slow and not gpu" $(TEST_ARGS))
 
 test-all: $(TEST)
-	$(call phase,all tests,$(PY) -m pytest -q --durations=10 $(TEST_ARGS))
+	$(call phase,all tests,$(PY) -m pytest -q --durations=10 -m "$(if $(filter vllm,$(VLLM)),,not gpu)" $(TEST_ARGS))
 
 check: $(TEST)
 	$(call phase,ruff check,$(PY) -m ruff check .)
