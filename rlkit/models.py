@@ -32,6 +32,7 @@ TOKENIZER_FILES = (
     "spiece.model",
     "tekken.json",
 )
+PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 FOLDER_HOLDS = "a folder as save_pretrained writes it (config.json, *.safetensors, tokenizer.json)"
 
 
@@ -322,20 +323,6 @@ def _missing_weights(find: Callable[[str], Path | None], name: str) -> tuple[str
     return () if any(find(f) for f in whole) else whole[:1]
 
 
-def stop_ids(place: ModelPlace, eos: int | None) -> list[int]:
-    """Every token that ends an answer: generation_config.json's and config.json's eos ids and the tokenizer's own.
-
-    Instruct models name several; a sampler that knows only one counts finished answers as cut.
-    """
-    found = set() if eos is None else {eos}
-    find = _finder(place)
-    for name in ("generation_config.json", "config.json"):
-        path = find(name)
-        ids = _read_json(path, place.name).get("eos_token_id") if path else None
-        found.update(i for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int))
-    return sorted(found)
-
-
 def hub_silence() -> str | None:
     """Why the hub cannot be asked, in a few words; None when it answers within 3 seconds.
 
@@ -366,18 +353,32 @@ def hub_silence() -> str | None:
 
 def load_tokenizer(place: ModelPlace) -> "PreTrainedTokenizerBase":
     """The tokenizer, from the folder, the hub's cache or the hub; ModelError in one sentence when it cannot be had."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerBase
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
     if place.kind == "tiny":
         raise ValueError("tiny is a marker: build the embedded model, then ask for folder_place(...)")
     silence = hub_silence() if place.kind == "hub" else None
+    local, revision = place.kind == "folder" or silence is not None, place.revision or "main"
+    find = _finder(place)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            place.path,
-            revision=place.revision or "main",
-            trust_remote_code=place.trust_remote_code,
-            local_files_only=place.kind == "folder" or silence is not None,
+            place.path, revision=revision, trust_remote_code=place.trust_remote_code, local_files_only=local
         )
+        # For model_type qwen2, transformers puts Qwen's own splitting, normalisation and <|endoftext|> in place of what
+        # tokenizer.json says, even where the folder names the plain class. The folder is right.
+        named = (
+            _read_json(path, place.name).get("tokenizer_class")
+            if (path := find("tokenizer_config.json"))
+            else None
+        )
+        if (
+            named in PLAIN_TOKENIZERS
+            and type(tokenizer) is not PreTrainedTokenizerFast
+            and find("tokenizer.json")
+        ):
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(
+                place.path, revision=revision, local_files_only=local
+            )
     except Exception as error:  # tokenizers raises a bare Exception for a broken tokenizer.json
         raise _cannot_load(place, "tokenizer", error, silence) from error
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
@@ -385,7 +386,6 @@ def load_tokenizer(place: ModelPlace) -> "PreTrainedTokenizerBase":
             f"--model {place.name}: {place.path} gives a {type(tokenizer).__name__}; expected a tokenizer"
         )
     # Without any of these files transformers makes up a tokenizer of three tokens and says nothing.
-    find = _finder(place)
     if not place.trust_remote_code and not any(find(name) for name in TOKENIZER_FILES):
         raise _cannot_load(
             place, "tokenizer", FileNotFoundError(f"no {' or '.join(TOKENIZER_FILES)}"), silence
