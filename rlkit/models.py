@@ -283,6 +283,8 @@ def _hub_place(repo: str, cfg: ModelConfig) -> ModelPlace:
 
 def _finder(place: ModelPlace) -> Callable[[str], Path | None]:
     """A file of the model on this disk, by name."""
+    if place.kind == "tiny":
+        return lambda name: None
     if place.kind == "hub":
         return partial(_in_cache, place.path, place.revision)
     return partial(_in_folder, Path(place.path))
@@ -321,6 +323,20 @@ def _missing_weights(find: Callable[[str], Path | None], name: str) -> tuple[str
             return tuple(f for f in files if find(f) is None)
     whole = ("model.safetensors", "pytorch_model.bin")
     return () if any(find(f) for f in whole) else whole[:1]
+
+
+def stop_ids(place: ModelPlace, eos: int | None) -> list[int]:
+    """Every token that ends an answer: generation_config.json's and config.json's eos ids and the tokenizer's own.
+
+    Instruct models name several; a sampler that knows only one counts finished answers as cut.
+    """
+    found = set() if eos is None else {eos}
+    find = _finder(place)
+    for name in ("generation_config.json", "config.json"):
+        path = find(name)
+        ids = _read_json(path, place.name).get("eos_token_id") if path else None
+        found.update(i for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int))
+    return sorted(found)
 
 
 def hub_silence() -> str | None:

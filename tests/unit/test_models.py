@@ -217,6 +217,15 @@ def test_a_tokenizer_splits_as_its_tokenizer_json_says(tmp_path: Path) -> None:
     assert max(tokenizer.encode("<|endoftext|>")) < 257
 
 
+def test_every_end_token_is_found(tmp_path: Path) -> None:
+    place = models.resolve_model(ModelConfig(name=str(make_folder(tmp_path))))
+    config = json.loads((tmp_path / "config.json").read_text()) | {"eos_token_id": 5}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 5, 9]}))
+    assert models.stop_ids(place, 1) == [1, 5, 7, 9]
+    assert models.stop_ids(models.resolve_model(ModelConfig(name="tiny")), 1) == [1]
+
+
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     make_folder(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "model-1.safetensors")
