@@ -97,17 +97,20 @@ class _Progress:
         self.bar = Progress(console=Console(stderr=True), transient=True)
         self.task = self.bar.add_task(title, total=total)
         self.started = time.monotonic()
+        self.shown = False
 
     def __enter__(self) -> "_Progress":
         return self
 
     def advance(self, count: int) -> None:
         self.bar.advance(self.task, count)
-        if time.monotonic() - self.started > PROGRESS_AFTER:
+        if time.monotonic() - self.started > PROGRESS_AFTER and not self.shown:
             self.bar.start()
+            self.shown = True
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        if self.shown:  # a bar that never started would still write an empty line
+            self.bar.stop()
 
 
 class PromptData(Protocol):
