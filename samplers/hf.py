@@ -68,7 +68,7 @@ class HfSampler:
         )
         self._model = loaded.to(self._device).eval()
         # `generate` fills what a call leaves open from here: a repetition penalty in the folder would bend log-probs.
-        self._model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+        self._model.generation_config = GenerationConfig()
 
     def sample(self, requests: Sequence[Request]) -> list[list[Rollout]]:
         """`n` rollouts for each request, in order. Raises RolloutError for a request that does not fit the model."""
@@ -93,6 +93,9 @@ class HfSampler:
                 tensor.copy_(full[name])
         self._version = version
 
+    def rest(self) -> None:
+        """Nothing to give back: the model stays where it is."""
+
     def close(self) -> None:
         """Free the model."""
         self._model = None
@@ -115,7 +118,7 @@ class HfSampler:
         self._model.generate(
             ids_BT.to(self._device),
             attention_mask=mask_BT.to(self._device),
-            generation_config=GenerationConfig(  # type: ignore[no-untyped-call]
+            generation_config=GenerationConfig(
                 max_new_tokens=max(request.max_tokens for request, _ in rows),
                 do_sample=False,
                 pad_token_id=0,  # only silences a warning: what follows a row's end is cut off below

@@ -62,6 +62,9 @@ class ScriptedSampler:
     def load(self, weights: Mapping[str, Any], version: int) -> None:
         self.weights, self.version = weights, version
 
+    def rest(self) -> None:
+        """Nothing is held."""
+
     def close(self) -> None:
         """Nothing is held."""
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlkit.errors import RolloutError
+from rlkit.errors import ModelError, RolloutError
 from rlkit.types import FinishReason, Request, Rollout
 
 from .contract import check_requests, continuation_seed, make_rollout
@@ -59,6 +59,9 @@ class VllmSampler:
     follow vLLM 0.32's interface and have not been run on a GPU.
     """
 
+    _num_open = 0
+    """Engines of this process: they share torch's process group."""
+
     def __init__(
         self,
         model: str | Path,
@@ -81,13 +84,14 @@ class VllmSampler:
         stop_ids: tokens that end an answer; None reads them from generation config and tokenizer
         version: the policy version of the weights in `model`
         """
+        self._engine: LLM | None = None
         self._facts = read_facts(model, revision=revision, trust_remote_code=trust_remote_code)
         self._stop_ids = list(self._facts.stop_ids if stop_ids is None else stop_ids)
         self._max_model_len = max_model_len or self._facts.max_model_len
         self._version = version
         self._on_gpu = torch.cuda.is_available()
         self._asleep = False
-        self._owns_process_group = not torch.distributed.is_initialized()
+        self._learner_is_distributed = VllmSampler._num_open == 0 and torch.distributed.is_initialized()
         if dtype == "auto":
             dtype = "bfloat16" if self._on_gpu else "float32"
         for name, value in ENVIRONMENT.items():
@@ -104,10 +108,10 @@ class VllmSampler:
                 "enable_chunked_prefill": False,
                 "max_num_batched_tokens": max(BATCHED_TOKENS_CPU, self._max_model_len),
             }
-        with _guest(), _quiet_start():
-            from vllm import LLM
+        with _guest(), _quiet_start(), _start_failures(model):
+            import vllm
 
-            self._engine: LLM | None = LLM(
+            self._engine = vllm.LLM(
                 model=str(model),
                 revision=revision,
                 trust_remote_code=trust_remote_code,
@@ -122,6 +126,7 @@ class VllmSampler:
                 use_tqdm_on_load=False,
                 **place,
             )
+        VllmSampler._num_open += 1
         self._unusable: str | None = None  # why the engine can no longer be trusted
 
     def sample(self, requests: Sequence[Request]) -> list[list[Rollout]]:
@@ -171,17 +176,24 @@ class VllmSampler:
             self._asleep = True
 
     def close(self) -> None:
-        """Free the engine; another one may then be started in this process."""
+        """Free the engine; another one may be started in this process, before or after."""
         if self._engine is None:
             return
-        from vllm.distributed import destroy_distributed_environment, destroy_model_parallel
-
-        self._engine.llm_engine.engine_core.shutdown()
-        self._engine = None
-        destroy_model_parallel()  # type: ignore[no-untyped-call, unused-ignore]
-        if self._owns_process_group:
-            destroy_distributed_environment()  # type: ignore[no-untyped-call, unused-ignore]
+        engine, self._engine = self._engine.llm_engine, None
+        VllmSampler._num_open -= 1
+        if VllmSampler._num_open > 0 or self._learner_is_distributed:
+            # The core's own shutdown, which also runs when it is collected, ends torch's process group: not its alone.
+            engine.engine_core._finalizer.detach()
+            engine.model_executor.shutdown()
+        else:
+            engine.engine_core.shutdown()
+        gc.unfreeze()  # vLLM froze what it allocated at its start
+        del engine
         gc.collect()
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            self.close()
 
     def _ready(self) -> "LLM":
         if self._engine is None:
@@ -237,6 +249,15 @@ class VllmSampler:
             policy_version=self._version,
             finish_reason=reason,
         )
+
+
+@contextmanager
+def _start_failures(model: str | Path) -> Iterator[None]:
+    """vLLM refuses a start for dozens of reasons, each with its own exception and a usable sentence."""
+    try:
+        yield
+    except Exception as error:
+        raise ModelError(f"vLLM did not start with {model}: {type(error).__name__}: {error}") from error
 
 
 @contextmanager

@@ -39,9 +39,7 @@ def read_facts(
     """The facts of a folder or hub id, without loading its weights."""
     config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, trust_remote_code=trust_remote_code
-        )
+        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     text = config.get_text_config()
     return ModelFacts(
         shapes={name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()},

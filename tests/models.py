@@ -51,7 +51,8 @@ def tiny_model(
         eos_token_id=END_ID,
         pad_token_id=PAD_ID,
     )
-    model = Qwen2ForCausalLM(config).float().eval()
+    model = Qwen2ForCausalLM(config)
+    model.float().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:

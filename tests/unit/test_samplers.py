@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def prompt(length: int, seed: int = 0) -> list[int]:
     return [generator.randrange(10, 260) for _ in range(length)]
 
 
-def ask(token_ids: list[int], /, **changes: object) -> Request:
+def ask(token_ids: list[int], /, **changes: Any) -> Request:
     base = Request(
         prompt_id=f"p{len(token_ids)}", token_ids=token_ids, n=1, max_tokens=24, temperature=1.0, seed=7
     )
@@ -97,7 +98,7 @@ def flat(groups: list[list[Rollout]]) -> list[Rollout]:
 @torch.no_grad()
 def greedy(model: Qwen2ForCausalLM, token_ids: list[int], num_tokens: int) -> list[int]:
     ids_BT = torch.tensor([token_ids])
-    out_BT = model.generate(
+    out_BT: Tensor = model.generate(  # type: ignore[assignment, misc]  # its own class does not fit its `self`
         ids_BT,
         attention_mask=torch.ones_like(ids_BT),
         max_new_tokens=num_tokens,
@@ -105,7 +106,8 @@ def greedy(model: Qwen2ForCausalLM, token_ids: list[int], num_tokens: int) -> li
         eos_token_id=None,
         pad_token_id=0,
     )
-    return out_BT[0, len(token_ids) :].tolist()
+    answer: list[int] = out_BT[0, len(token_ids) :].tolist()
+    return answer
 
 
 @torch.no_grad()
@@ -114,7 +116,8 @@ def learner_logits(model: Qwen2ForCausalLM, rollouts: list[Rollout]) -> Tensor:
     width = max(len(r.token_ids) for r in rollouts)
     ids_BT = torch.tensor([r.token_ids + [0] * (width - len(r.token_ids)) for r in rollouts])
     mask_BT = torch.tensor([[1] * len(r.token_ids) + [0] * (width - len(r.token_ids)) for r in rollouts])
-    return model(input_ids=ids_BT, attention_mask=mask_BT).logits.float()
+    logits_BTV: Tensor = model(input_ids=ids_BT, attention_mask=mask_BT).logits
+    return logits_BTV.float()
 
 
 def largest_gap(model: Qwen2ForCausalLM, rollouts: list[Rollout], temperature: float) -> float:
@@ -236,7 +239,7 @@ def test_greedy_and_drawn_requests_share_a_batch(bench: Bench) -> None:
     "limits", [{"top_k": 5}, {"top_p": 0.6}, {"min_p": 0.1}, {"top_k": 20, "top_p": 0.5}]
 )
 def test_truncated_logprobs_are_those_of_the_truncated_distribution(
-    bench: Bench, limits: dict[str, float]
+    bench: Bench, limits: dict[str, Any]
 ) -> None:
     temperature = 0.7
     rollouts = flat(bench.sampler.sample([ask(prompt(15), n=8, temperature=temperature, **limits)]))
@@ -249,7 +252,9 @@ def test_truncated_logprobs_are_those_of_the_truncated_distribution(
             assert abs(r.logprobs[t] - expected) < TOLERANCE
 
 
-def allowed(probs_V: np.ndarray, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> list[int]:
+def allowed(
+    probs_V: np.ndarray[Any, np.dtype[np.float64]], top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
+) -> list[int]:
     """Tokens that may be drawn, by the words of the definitions: min_p, then top_k, then top_p on what is left."""
     tokens = [int(v) for v in np.argsort(-probs_V) if probs_V[v] >= min_p * probs_V.max()]
     tokens = tokens[: top_k or None]
@@ -357,7 +362,7 @@ def test_weights_in_another_dtype_are_converted(bench: Bench) -> None:
     ],
 )
 def test_a_request_that_cannot_be_answered_is_named(
-    bench: Bench, changes: dict[str, object], sentence: str
+    bench: Bench, changes: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(RolloutError, match=f"'p10': .*{sentence}"):
         bench.sampler.sample([ask(prompt(10)), ask(prompt(10), **changes)])
@@ -367,6 +372,14 @@ def test_a_request_that_cannot_be_answered_is_named(
 def test_the_full_length_is_usable(bench: Bench) -> None:
     (rollout,) = flat(bench.sampler.sample([ask(prompt(246), max_tokens=10, temperature=0.0)]))
     assert len(rollout.token_ids) == MAX_MODEL_LEN
+
+
+def test_after_a_rest_new_weights_are_sampled(bench: Bench) -> None:
+    bench.sampler.sample([ask(prompt(64))])
+    bench.sampler.rest()
+    bench.sampler.load(bench.second.state_dict(), version=1)
+    (rollout,) = flat(bench.sampler.sample([ask(prompt(64), temperature=0.0)]))
+    assert rollout.completion_ids == greedy(bench.second, prompt(64), 24)
 
 
 def test_the_learners_random_numbers_are_left_alone(bench: Bench) -> None:

@@ -1,0 +1,118 @@
+"""What only the vLLM sampler must be held to: a guest in the learner's process, and an engine that can be lost."""
+
+import gc
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen2ForCausalLM
+
+from rlkit.errors import ModelError, RolloutError
+from rlkit.types import Request
+from tests.models import save_tiny_model
+
+pytest.importorskip("vllm")
+
+from rlkit.samplers.vllm_engine import VllmSampler  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("model"), seed=0)
+
+
+@pytest.fixture(scope="module")
+def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("model"), seed=1)
+
+
+def start(folder: Path) -> VllmSampler:
+    return VllmSampler(folder, dtype="float32", max_model_len=128, max_num_seqs=16, kv_cache_memory=32)
+
+
+@pytest.fixture
+def sampler(folder: Path) -> Iterator[VllmSampler]:
+    sampler = start(folder)
+    yield sampler
+    sampler.close()
+
+
+def greedy(sampler: VllmSampler) -> list[int]:
+    request = Request(
+        prompt_id="p", token_ids=list(range(20, 70)), n=1, max_tokens=16, temperature=0.0, seed=0
+    )
+    return sampler.sample([request])[0][0].completion_ids
+
+
+def test_a_start_leaves_the_process_as_it_was_and_prints_nothing(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def state() -> list[object]:
+        return [
+            torch.get_rng_state().tolist(),
+            random.getstate(),
+            str(np.random.get_state()),
+            torch.set_num_threads,
+            torch.get_num_threads(),
+            torch.get_default_dtype(),
+            os.environ.get("LD_PRELOAD"),
+            gc.isenabled(),
+        ]
+
+    before = state()
+    sampler = start(folder)
+    greedy(sampler)
+    sampler.close()
+    assert state() == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_engine_that_failed_is_lost_and_says_so_and_a_new_one_works(
+    folder: Path, sampler: VllmSampler
+) -> None:
+    before = greedy(sampler)
+    weights = Qwen2ForCausalLM.from_pretrained(folder).state_dict()
+    name = "model.layers.1.mlp.down_proj.weight"
+    with pytest.raises(RolloutError, match="new weights arrived only in part: .*The vLLM engine is lost"):
+        sampler.load({**weights, name: torch.empty_like(weights[name], device="meta")}, version=1)
+    with pytest.raises(RolloutError, match="lost since new weights arrived only in part"):
+        greedy(sampler)
+    with pytest.raises(RolloutError, match="lost since new weights arrived only in part"):
+        sampler.load(weights, version=1)
+    sampler.close()
+    with pytest.raises(RolloutError, match="was closed"):
+        greedy(sampler)
+    again = start(folder)
+    assert greedy(again) == before
+    again.close()
+
+
+def test_two_engines_share_a_process_and_one_may_close(
+    folder: Path, other_folder: Path, sampler: VllmSampler
+) -> None:
+    before = greedy(sampler)
+    other = start(other_folder)
+    assert greedy(other) != before
+    assert greedy(sampler) == before
+    other.close()
+    sampler.load(Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict(), version=1)
+    assert greedy(sampler) == before
+
+
+def test_an_engine_that_is_dropped_closes_itself(folder: Path, sampler: VllmSampler) -> None:
+    before = greedy(sampler)
+    start(folder)
+    gc.collect()
+    assert greedy(sampler) == before
+
+
+def test_a_start_that_fails_says_why(folder: Path) -> None:
+    with pytest.raises(ModelError, match="vLLM did not start with .*: No available memory for the cache"):
+        VllmSampler(folder, dtype="float32", max_model_len=1024, kv_cache_memory=0)
+    sampler = start(folder)
+    assert len(greedy(sampler)) == 16
+    sampler.close()
