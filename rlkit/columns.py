@@ -29,6 +29,8 @@ ANSWER_NAMES = (
     *("reference_answer", "solution", "reference_solution", "output", "completion", "response"),
 )
 """Gold answers first, worked solutions last."""
+COMPLETION_COLUMNS = ("completion", "solution", "response", "output", "generation", "answer")
+"""Texts to imitate."""
 ID_NAMES = ("id", "unique_id", "uid", "uuid", "problem_id", "question_id", "extra_info.index")
 
 LONG_TEXT = 300
@@ -78,7 +80,7 @@ def find_columns(
             f"{source}: no column is recognised as the gold answer. Columns: {', '.join(names)}; "
             "name one with --data.answer-column"
         )
-    reading = _reading(rows, source, answer) if answer else "as it is"
+    reading = _reading(rows, source, answer, must_end=need_answer) if answer else "as it is"
     ids = [name for name in ID_NAMES if all(look_up(row, name) not in (None, "") for row in rows)]
     return Columns(question=question, answer=answer, reading=reading, id=ids[0] if ids else None)
 
@@ -102,7 +104,7 @@ def _choose(
     return next(iter(often), None) or next((name for name in known if name in names), None)
 
 
-def _reading(rows: Sequence[Row], source: str, answer: str) -> Reading:
+def _reading(rows: Sequence[Row], source: str, answer: str, *, must_end: bool) -> Reading:
     """How most of the first rows mark their answer."""
     texts = [text for row in rows if isinstance(text := look_up(row, answer), str) and text.strip()]
     if not texts:
@@ -112,7 +114,7 @@ def _reading(rows: Sequence[Row], source: str, answer: str) -> Reading:
     if 2 * sum(last_boxed(text) is not None for text in texts) > len(texts):
         return "last \\boxed"
     is_solution = answer.rpartition(".")[2] in ANSWER_NAMES[ANSWER_NAMES.index("solution") :]
-    if is_solution and 2 * sum(len(text) > LONG_TEXT for text in texts) > len(texts):
+    if must_end and is_solution and 2 * sum(len(text) > LONG_TEXT for text in texts) > len(texts):
         raise DataError(
             f"{source}: column {answer!r} holds worked solutions whose answer is marked neither by \\boxed{{}} nor by ####; "
             "name the column of the gold answer with --data.answer-column"

@@ -3,7 +3,7 @@ r"""`task:countdown`: reach a target from four small numbers with + - *, each nu
     question   Make 32 from 2 3 5 7 with + - *, each number at most once. Answer in \boxed{}.
     at once    <now>\boxed{7*5-3}
     steps      <steps>7*5=35;35-3=32;\boxed{7*5-3}
-    checked    <check>7*5=32;7*5=35;35-3=32;\boxed{7*5-3}
+    checked    <check>7*5=35;35-2=32;7*5=35;35-3=32;\boxed{7*5-3}
 
 Many expressions are right, and all are worth 1. The verifier parses and computes the expression itself (nothing is
 evaluated as Python). A wrong demonstration is of the kind models make: some other expression, whose last step claims

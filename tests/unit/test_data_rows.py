@@ -335,6 +335,7 @@ def test_columns_that_cannot_be_found_are_listed(tmp_path: Path) -> None:
     essays = [{"problem": "?", "solution": "It is known that " * 30}] * 3
     name = write_lines(tmp_path / "d.jsonl", essays)
     assert "holds worked solutions whose answer is marked neither by \\boxed{} nor by ####" in refused(name)
+    assert len(load_rows(DataConfig(name=name), need_answer=False).examples) == 3
 
 
 @pytest.fixture

@@ -210,11 +210,12 @@ def test_reasoning_gym_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> 
 class DoublingSet:
     """Stands for a data set of the package: `2 * i` with partial credit for a right last digit."""
 
-    def __init__(self, num_questions: int) -> None:
+    def __init__(self, seed: int, num_questions: int) -> None:
+        self.seed = seed
         self.num_questions = num_questions
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        i %= self.num_questions
+        i = (self.seed + i) % self.num_questions
         return {"question": f"2 * {i} = ?", "answer": str(2 * i), "metadata": {"source_index": i}}
 
     def score_answer(self, answer: str | None, entry: Mapping[str, Any]) -> float:
@@ -224,7 +225,7 @@ class DoublingSet:
 def install(monkeypatch: pytest.MonkeyPatch, num_questions: int) -> None:
     """A package with the two names that the adapter calls, in the place of reasoning-gym."""
     package, factory = types.ModuleType("reasoning_gym"), types.ModuleType("reasoning_gym.factory")
-    vars(package)["create_dataset"] = lambda name, *, seed, size: DoublingSet(num_questions)
+    vars(package)["create_dataset"] = lambda name, *, seed, size: DoublingSet(seed, num_questions)
     vars(factory)["DATASETS"] = {"doubling": None, "chain_sum": None}
     monkeypatch.setitem(sys.modules, "reasoning_gym", package)
     monkeypatch.setitem(sys.modules, "reasoning_gym.factory", factory)
@@ -249,7 +250,7 @@ def test_reasoning_gym_knows_its_names_and_its_limits(monkeypatch: pytest.Monkey
     with pytest.raises(ConfigError, match="did you mean 'chain_sum'"):
         make_task("reasoning_gym:chainsum")
     task = make_task("reasoning_gym:doubling")
-    with pytest.raises(DataError, match="256 items in a row are not of the (train|test) split"):
+    with pytest.raises(DataError, match="64 items in a row are not of the (train|test) split"):
         for split in ("train", "test"):
             task.item(split, 0)
     adapter._dataset.cache_clear()
