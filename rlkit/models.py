@@ -464,7 +464,7 @@ def _cannot_load(place: ModelPlace, what: str, error: BaseException, silence: st
     fetch = f"hf download {place.path}" + (f" --revision {place.revision}" if place.revision else "")
     if silence is not None:
         return ModelError(
-            f"--model {place.name}: the {what} of {place.path}{revision} is not in the cache folder {constants.HF_HUB_CACHE} "
+            f"--model {place.name}: found no {what} of {place.path}{revision} in the cache folder {constants.HF_HUB_CACHE}, "
             f"and the hub cannot be asked ({silence}); {local}, or run `{fetch}` where there is a network"
         )
     if "GatedRepoError" in names:

@@ -315,7 +315,7 @@ def ask_hub(cache: Path, names: list[str], **environment: str) -> list[str]:
 def assert_told(sentences: list[str], cache: Path, why: str) -> None:
     for what, said in zip(("tokenizer", "weights"), sentences, strict=True):
         assert said.startswith(
-            f"--model Qwen2.5-Math-7B: the {what} of Qwen/Qwen2.5-Math-7B is not in the cache folder {cache}/hub and "
+            f"--model Qwen2.5-Math-7B: found no {what} of Qwen/Qwen2.5-Math-7B in the cache folder {cache}/hub, and "
             f"the hub cannot be asked ({why}"
         )
         assert said.endswith(
