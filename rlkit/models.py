@@ -495,7 +495,7 @@ def weights_gib(parameters: int, dtype_bytes: int) -> float:
     """One copy of the weights, or of their gradients, which have the weights' type. GiB.
 
     >>> round(weights_gib(7_615_616_512, 2), 2)
-    14.18
+    14.19
     """
     return parameters * dtype_bytes / GIB
 
