@@ -1,14 +1,14 @@
 """How a run folder is laid out; the only writer and reader of its files.
 
-    runs/NAME/
-      config.toml                 the resolved config; `rlkit train --config` takes it back
-      metrics.jsonl               one line per step: {"step": 1, "reward": ..., ...}
-      tensorboard/                the same numbers as events
-      rollouts/step-000001.parquet  one row per rollout: tokens, log-probs, advantages, verdict with reason
-      evaluations.jsonl           one line per evaluation, with its interval
-      checkpoints/step-000100/    model folders with the state to resume from
-      summary.json                what the run came to
-      .lock                       held while a process writes here
+runs/NAME/
+  config.toml                 the resolved config; `rlkit train --config` takes it back
+  metrics.jsonl               one line per step: {"step": 1, "reward": ..., ...}
+  tensorboard/                the same numbers as events
+  rollouts/step-000001.parquet  one row per rollout: tokens, log-probs, advantages, verdict with reason
+  evaluations.jsonl           one line per evaluation, with its interval
+  checkpoints/step-000100/    model folders with the state to resume from
+  summary.json                what the run came to
+  .lock                       held while a process writes here
 """
 
 import json
@@ -122,7 +122,9 @@ def _lock(folder: Path) -> Any:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise RunError(f"{folder}: another rlkit process is writing there; choose another --output-dir") from error
+        raise RunError(
+            f"{folder}: another rlkit process is writing there; choose another --output-dir"
+        ) from error
     return lock
 
 
@@ -152,7 +154,10 @@ def _schema() -> Any:
             ("token_ids", pa.list_(pa.int32())),
             ("logprobs", pa.list_(pa.float32())),
             ("advantages", pa.list_(pa.float32())),
-            ("segments", pa.list_(pa.struct([("kind", pa.string()), ("start", pa.int32()), ("end", pa.int32())]))),
+            (
+                "segments",
+                pa.list_(pa.struct([("kind", pa.string()), ("start", pa.int32()), ("end", pa.int32())])),
+            ),
             ("text", pa.string()),
             ("outcome", pa.string()),
             ("score", pa.float32()),

@@ -65,7 +65,10 @@ def make_minibatches(
     A part without any share (nothing was judged) is left out: there is nothing to learn from it.
     """
     groups = sorted({c.group for c in credits})
-    parts = [groups[i * len(groups) // mini_batches : (i + 1) * len(groups) // mini_batches] for i in range(mini_batches)]
+    parts = [
+        groups[i * len(groups) // mini_batches : (i + 1) * len(groups) // mini_batches]
+        for i in range(mini_batches)
+    ]
     out = []
     for part in parts:
         members = set(part)
@@ -74,7 +77,10 @@ def make_minibatches(
         if denominator > 0:
             rows = sorted(indices, key=lambda i: (len(credits[i].rollout.token_ids), i))
             out.append(
-                [_pad(credits, chunk, denominator, pad_id) for chunk in _pack(credits, rows, micro_batch_tokens)]
+                [
+                    _pad(credits, chunk, denominator, pad_id)
+                    for chunk in _pack(credits, rows, micro_batch_tokens)
+                ]
             )
     return out
 

@@ -4,25 +4,34 @@ Every import of a room stands inside the function that needs it, so that `rlkit 
 """
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from rlkit.config import ALGO_CONFIGS, AlgoConfig, ModelConfig, SftConfig, TrainConfig
-from rlkit.errors import ConfigError, RunError, unknown_name
-from rlkit.types import Sampler, Task
+from rlkit.config import (
+    ALGO_CONFIGS,
+    AlgoConfig,
+    DataConfig,
+    ModelConfig,
+    RewardConfig,
+    SamplerConfig,
+    SftConfig,
+    SkpoConfig,
+    TrainConfig,
+)
+from rlkit.errors import ConfigError, DataError, ModelError, RunError, unknown_name
+from rlkit.types import Prompt, Sampler, Task, Verifier
 from rlkit.userload import is_user_object, load_user_object
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from rlkit.algos.base import Algorithm, Sampling
     from rlkit.data import PromptData
-    from rlkit.evaluate import Evaluation
     from rlkit.models import ModelPlace
-    from rlkit.preflight import Plan
     from rlkit.rewards import VerifierPool
-    from rlkit.templates import Template
-    from rlkit.types import Prompt
+    from rlkit.rows import Rows
+    from rlkit.sft import Example
     from rlkit.verify import Judge
 
 SLACK_TOKENS = 32
@@ -36,9 +45,12 @@ def algo_config(name: str) -> AlgoConfig:
     """The default config of an algorithm; a user's `file.py:attr` may carry its own as `Config`."""
     if is_user_object(name):
         config = getattr(load_user_object(name, "--algo"), "Config", AlgoConfig)
-        return config(name=name)  # type: ignore[no-any-return]
+        made: AlgoConfig = config(name=name)
+        return made
     if name not in ALGO_CONFIGS:
-        raise ConfigError(f"--algo: {unknown_name('algorithm', name, ALGO_CONFIGS)}; or your own file.py:attr")
+        raise ConfigError(
+            f"--algo: {unknown_name('algorithm', name, ALGO_CONFIGS)}; or your own file.py:attr"
+        )
     return ALGO_CONFIGS[name]()
 
 
@@ -47,7 +59,9 @@ def make_algorithm(cfg: AlgoConfig, sampling: "Sampling") -> "Algorithm":
         make: Any = load_user_object(cfg.name, "--algo")
         missing = [m for m in ("collect", "credit", "loss") if not hasattr(make, m)]
         if missing:
-            raise ConfigError(f"--algo {cfg.name}: has no {', '.join(missing)}; see docs/algorithms in the README")
+            raise ConfigError(
+                f"--algo {cfg.name}: has no {', '.join(missing)}; see docs/algorithms in the README"
+            )
         return make(cfg, sampling)  # type: ignore[no-any-return]
     if cfg.name == "grpo":
         from rlkit.algos.grpo import Grpo
@@ -75,7 +89,7 @@ def make_task(name: str) -> Task | None:
     return make(name) if name.startswith(("task:", "reasoning_gym:")) else None
 
 
-def sampler_name(name: str) -> str:
+def sampler_name(name: Literal["auto", "vllm", "hf"]) -> Literal["vllm", "hf"]:
     """`vllm` or `hf`. Raises ConfigError when vLLM is asked for and not installed."""
     from importlib.util import find_spec
 
@@ -89,29 +103,34 @@ def sampler_name(name: str) -> str:
     return name
 
 
-def make_sampler(cfg: TrainConfig, folder: Path, version: int) -> Sampler:
-    """The sampler with the weights in `folder`, which have seen `version` updates."""
-    length = cfg.max_prompt_length + (cfg.max_completion_length or 0) + SLACK_TOKENS
+def make_sampler(
+    cfg: SamplerConfig, model: ModelConfig, folder: Path, *, max_tokens: int, version: int
+) -> Sampler:
+    """The sampler with the weights in `folder`, which have seen `version` updates.
+
+    max_tokens: the longest prompt and completion together
+    """
+    length = max_tokens + SLACK_TOKENS
     from rlkit.models import folder_place, stop_ids
 
-    place = folder_place(folder, cfg.model)
+    place = folder_place(folder, model)
     if place.shape is not None:
-        length = min(length, place.shape.max_positions)
+        length = min(length, place.shape.positions)
     shared: dict[str, Any] = {
-        "dtype": cfg.model.dtype,
+        "dtype": model.dtype,
         "max_model_len": length,
-        "max_num_seqs": cfg.sampler.max_num_seqs,
+        "max_num_seqs": cfg.max_num_seqs,
         "stop_ids": stop_ids(place, None) or None,
         "version": version,
-        "trust_remote_code": cfg.model.trust_remote_code,
+        "trust_remote_code": model.trust_remote_code,
     }
-    if sampler_name(cfg.sampler.name) == "vllm":
+    if sampler_name(cfg.name) == "vllm":
         from rlkit.samplers.vllm_engine import VllmSampler
 
         return VllmSampler(
             folder,
-            kv_cache_memory=cfg.sampler.kv_cache_memory,
-            gpu_memory_utilization=cfg.sampler.gpu_memory_utilization,
+            kv_cache_memory=cfg.kv_cache_memory,
+            gpu_memory_utilization=cfg.gpu_memory_utilization,
             **shared,
         )
     from rlkit.samplers.hf import HfSampler
@@ -122,24 +141,56 @@ def make_sampler(cfg: TrainConfig, folder: Path, version: int) -> Sampler:
 # -- the model -----------------------------------------------------------------------------------------------------------
 
 
-def place_of(model: ModelConfig, task: Task | None, console: Any) -> "ModelPlace":
-    """Where the model is; `tiny` is warm-started on the task (or on `chain`) at its first use."""
-    from rlkit.models import folder_place, resolve_model
+def find_model(model: ModelConfig) -> "ModelPlace":
+    """Where the model is, without loading or building anything; `tiny` gets its shape."""
+    from rlkit.models import resolve_model, shape_from_config
 
     place = resolve_model(model)
     if place.kind != "tiny":
         return place
-    return folder_place(tiny_folder(task or _chain(), console), model)
+    from rlkit.tiny import make_config, make_tokenizer
+
+    return replace(
+        place, shape=shape_from_config(make_config(make_tokenizer()).to_dict()), shape_source="built in"
+    )
 
 
-def _chain() -> Task:
+def find_tokenizer(place: "ModelPlace") -> Any:
+    from rlkit.models import load_tokenizer
+    from rlkit.tiny import make_tokenizer
+
+    return make_tokenizer() if place.kind == "tiny" else load_tokenizer(place)
+
+
+def model_folder(place: "ModelPlace", task: Task | None, console: "Console") -> Path:
+    """A folder with weights: downloaded if they must be; `tiny` is warm-started on the task at its first use."""
+    from rlkit.models import fetch_model
+
+    if place.kind != "tiny":
+        return fetch_model(place)
     from rlkit.tasks import make_task as make
 
-    return make("task:chain")
+    return tiny_folder(task or make("task:chain"), console)
 
 
-def tiny_folder(task: Task, console: Any, seed: int = 0) -> Path:
-    """The embedded model warm-started on `task`, built once into the user's cache, the same for the same recipe."""
+def load_model(folder: Path, cfg: ModelConfig) -> Any:
+    """Weights in float32 (rlkit.learner says why), from `folder`."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, trust_remote_code=cfg.trust_remote_code, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise ModelError(f"--model {cfg.name}: the weights in {folder} cannot be loaded ({first})") from error
+
+
+def tiny_folder(task: Task, console: "Console", seed: int = 0) -> Path:
+    """The embedded model warm-started on `task`, built once into the user's cache: same recipe, same folder."""
     import hashlib
     import inspect
     import shutil
@@ -153,36 +204,43 @@ def tiny_folder(task: Task, console: Any, seed: int = 0) -> Path:
     source = "".join(inspect.getsource(m) for m in (sft, tiny, sys.modules[type(task).__module__]))
     recipe = repr((task.name, cfg.steps, cfg.batch_size, cfg.learning_rate, cfg.segment_share, seed, source))
     key = hashlib.sha256(recipe.encode()).hexdigest()[:12]
-    name = task.name.replace(":", "-")
-    folder = tiny.cache_folder() / f"tiny-{name}-{key}"
+    folder = tiny.cache_folder() / f"tiny-{task.name.replace(':', '-')}-{key}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not (folder / "config.json").is_file():
                 draft = folder.with_name(f"{folder.name}.draft")
                 shutil.rmtree(draft, ignore_errors=True)
-                _warm_start_tiny(task, cfg, draft, console)
+                _warm_start(task, cfg, draft, console)
                 draft.rename(folder)
     except OSError as error:
         raise RunError(
-            f"{folder}: the embedded model cannot be kept there ({error.strerror or error}); set RLKIT_CACHE to a folder that can be written"
+            f"{folder}: the embedded model cannot be kept there ({error.strerror or error}); "
+            "set RLKIT_CACHE to a folder that can be written"
         ) from error
     return folder
 
 
-def _warm_start_tiny(task: Task, cfg: SftConfig, folder: Path, console: Any) -> None:
+def _warm_start(task: Task, cfg: SftConfig, folder: Path, console: "Console") -> None:
     from rlkit.sft import task_examples
     from rlkit.tiny import make_model, make_tokenizer
 
     tokenizer = make_tokenizer()
     examples = task_examples(task, tokenizer, cfg.steps * cfg.batch_size, cfg.segment_share, cfg.seed)
-    _imitate(make_model(tokenizer, cfg.seed), tokenizer, examples, cfg, folder, console, f"warm start on {task.name}")
+    title = f"warm start of tiny on {task.name}"
+    imitate(make_model(tokenizer, cfg.seed), tokenizer, examples, cfg, folder, console, title)
 
 
-def _imitate(
-    model: Any, tokenizer: Any, examples: list[Any], cfg: SftConfig, folder: Path, console: Any, title: str
-) -> float:
-    """SFT with a progress line; returns the last loss."""
+def imitate(
+    model: Any,
+    tokenizer: Any,
+    examples: "list[Example]",
+    cfg: SftConfig,
+    folder: Path,
+    console: "Console",
+    title: str,
+) -> None:
+    """SFT with a progress line and a closing one."""
     from rlkit.sft import train_sft
     from rlkit.show import Terminal
 
@@ -200,5 +258,113 @@ def _imitate(
             seed=cfg.seed,
             on_step=lambda step, loss: view.step(step, {"loss": loss}),
         )
-    view.say(f"{title}: {cfg.steps} steps of {cfg.batch_size}, loss {loss:.3f}, {time.perf_counter() - began:.0f} s")
-    return loss
+    view.say(
+        f"{title}: {cfg.steps} steps of {cfg.batch_size}, loss {loss:.3f}, {time.perf_counter() - began:.0f} s"
+    )
+
+
+# -- the prompts ---------------------------------------------------------------------------------------------------------
+
+
+def load_training_rows(cfg: DataConfig, reward: RewardConfig, task: Task | None) -> "Rows":
+    """A file's rows, or the first `cfg.pool` training questions of a task. Only the user's own verifier may do without answers."""
+    from rlkit.rows import load_rows, task_rows
+
+    if task is None:
+        return load_rows(cfg, need_answer=not is_user_object(reward.name))
+    return task_rows(task, "train", max(1, cfg.pool))
+
+
+def make_data(cfg: TrainConfig, task: Task | None, rows: "Rows", tokenizer: Any) -> "PromptData":
+    """The training prompts in their order; SKPO's leave room for a segment."""
+    from rlkit.data import EndlessData, PoolData
+    from rlkit.templates import Template
+
+    template = Template(cfg.data, tokenizer)
+    with_skip = isinstance(cfg.algo, SkpoConfig) and cfg.algo.skip and cfg.algo.skip_format == "chat"
+    if task is not None and cfg.data.pool == 0:
+        return EndlessData(
+            task, template, seed=cfg.seed, max_prompt_length=cfg.max_prompt_length, with_skip=with_skip
+        )
+    return PoolData(
+        rows,
+        template,
+        seed=cfg.seed,
+        max_prompt_length=cfg.max_prompt_length,
+        shuffle=cfg.data.shuffle,
+        with_skip=with_skip,
+    )
+
+
+def held_out_prompts(
+    data: DataConfig, max_prompt_length: int, task: Task | None, tokenizer: Any, count: int
+) -> "list[Prompt]":
+    """At most `count` prompts that training never sees; none when the data has no held-out part."""
+    from rlkit.data import build_prompts
+    from rlkit.rows import load_rows, task_rows
+    from rlkit.templates import Template
+
+    if data.held_out is not None:
+        other = make_task(data.held_out)
+        if other is None:
+            rows = load_rows(replace(data, name=data.held_out), split="test", need_answer=False)
+        else:
+            rows = task_rows(other, "test", count)
+    elif task is not None:
+        rows = task_rows(task, "test", count)
+    else:
+        return []
+    return build_prompts(rows, Template(data, tokenizer), max_length=max_prompt_length)[:count]
+
+
+def make_judge(cfg: RewardConfig, verifier: Verifier, tokenizer: Any) -> "tuple[Judge, VerifierPool]":
+    """The judge and the worker processes behind it, which the caller closes."""
+    from rlkit.rewards import VerifierPool
+    from rlkit.verify import Judge
+
+    pool = VerifierPool(verifier, cfg.workers, cfg.timeout)
+    return Judge(pool, lambda ids: tokenizer.decode(ids, skip_special_tokens=True), cfg.max_error_share), pool
+
+
+def make_verifier(cfg: RewardConfig, task: Task | None) -> Verifier:
+    from rlkit.rewards import make_verifier as make
+
+    return make(cfg.name, None if task is None else task.verify)
+
+
+def wants_bfloat16(cfg: ModelConfig) -> bool:
+    """Whether the learner's forward runs under bfloat16 autocast: asked for, or `auto` on a GPU."""
+    if cfg.dtype != "auto":
+        return cfg.dtype == "bfloat16"
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def file_examples(cfg: SftConfig, tokenizer: Any) -> "list[Example]":
+    """Prompt and completion pairs of a file or hub data set, rendered as training will render the prompts."""
+    from rlkit.columns import COMPLETION_COLUMNS
+    from rlkit.data import build_prompts
+    from rlkit.rows import load_rows
+    from rlkit.sft import Example
+    from rlkit.templates import Template
+
+    rows = load_rows(cfg.data, need_answer=False)
+    prompts = build_prompts(rows, Template(cfg.data, tokenizer), max_length=cfg.max_length)
+    known = list(prompts[0].row)
+    column = cfg.completion_column or next((c for c in COMPLETION_COLUMNS if c in known), None)
+    if column is None or column not in known:
+        raise DataError(
+            f"{rows.source}: no column to imitate ({column or 'none of ' + ', '.join(COMPLETION_COLUMNS)}); "
+            f"it has {', '.join(known)}; name one with --completion-column"
+        )
+    examples = []
+    for prompt in prompts:
+        text = prompt.row.get(column)
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(
+                f"{rows.source}, row {prompt.id}: column {column!r} holds {text!r:.80}; expected a text"
+            )
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        examples.append(Example(prompt_ids=prompt.token_ids, completion_ids=[*ids, tokenizer.eos_token_id]))
+    return examples

@@ -41,6 +41,8 @@ class DataConfig:
     """Training prompts of a procedural task, drawn once and met again every epoch (value trackers need prompts that return). 0: endless, every prompt new."""
     limit: int | None = None
     """Use only the first rows; none: all."""
+    held_out: str | None = None
+    """Prompts to evaluate on, named like `data.name`; none: the task's own held-out questions, or no evaluation."""
     prompt_column: str | None = None
     """Column of the question; none: recognised by name (prompt, problem, question, input, ...)."""
     answer_column: str | None = None
@@ -58,7 +60,9 @@ class DataConfig:
         _require(self.pool >= 0, "data.pool", self.pool, "0 (endless) or more")
         _require(self.limit is None or self.limit > 0, "data.limit", self.limit, "a positive number of rows")
         known = self.template in ("auto", "chat", "plain") or "{question}" in self.template
-        _require(known, "data.template", self.template, "auto, chat, plain or a text that contains {question}")
+        _require(
+            known, "data.template", self.template, "auto, chat, plain or a text that contains {question}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +81,12 @@ class RewardConfig:
     def __post_init__(self) -> None:
         _require(self.workers >= 0, "reward.workers", self.workers, "0 or more processes")
         _require(self.timeout > 0, "reward.timeout", self.timeout, "a positive number of seconds")
-        _require(0 <= self.max_error_share <= 1, "reward.max_error_share", self.max_error_share, "a share in [0, 1]")
+        _require(
+            0 <= self.max_error_share <= 1,
+            "reward.max_error_share",
+            self.max_error_share,
+            "a share in [0, 1]",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,18 +111,32 @@ class SamplerConfig:
     """MiB for vLLM's key-value cache (CPU only)."""
 
     def __post_init__(self) -> None:
-        _require(self.temperature > 0, "sampler.temperature", self.temperature, "more than 0 (training needs spread)")
+        _require(
+            self.temperature > 0,
+            "sampler.temperature",
+            self.temperature,
+            "more than 0 (training needs spread)",
+        )
         _require(0 < self.top_p <= 1, "sampler.top_p", self.top_p, "0 < top_p <= 1")
         _require(self.top_k >= 0, "sampler.top_k", self.top_k, "0 (no limit) or more")
         _require(0 <= self.min_p <= 1, "sampler.min_p", self.min_p, "0 <= min_p <= 1")
         _require(self.max_num_seqs > 0, "sampler.max_num_seqs", self.max_num_seqs, "at least 1")
         share = self.gpu_memory_utilization
         _require(0 < share < 1, "sampler.gpu_memory_utilization", share, "a share between 0 and 1")
-        _require(self.kv_cache_memory > 0, "sampler.kv_cache_memory", self.kv_cache_memory, "a positive number of MiB")
+        _require(
+            self.kv_cache_memory > 0,
+            "sampler.kv_cache_memory",
+            self.kv_cache_memory,
+            "a positive number of MiB",
+        )
 
     def require_untruncated(self) -> None:
         """Raise ConfigError for settings that the learner's log-probs cannot follow (training only)."""
-        for name, value, neutral in (("top_p", self.top_p, 1.0), ("top_k", self.top_k, 0), ("min_p", self.min_p, 0.0)):
+        for name, value, neutral in (
+            ("top_p", self.top_p, 1.0),
+            ("top_k", self.top_k, 0),
+            ("min_p", self.min_p, 0.0),
+        ):
             if value != neutral:
                 raise ConfigError(
                     f"sampler.{name} = {value} in training: the sampler would draw from a truncated distribution while the "
@@ -149,7 +172,9 @@ class LearnerConfig:
         _require(rate is None or rate > 0, "learner.learning_rate", rate, "a positive number")
         _require(self.warmup_steps >= 0, "learner.warmup_steps", self.warmup_steps, "0 or more")
         _require(self.max_grad_norm > 0, "learner.max_grad_norm", self.max_grad_norm, "a positive number")
-        _require(self.micro_batch_tokens > 0, "learner.micro_batch_tokens", self.micro_batch_tokens, "at least 1")
+        _require(
+            self.micro_batch_tokens > 0, "learner.micro_batch_tokens", self.micro_batch_tokens, "at least 1"
+        )
         _require(self.logits_chunk > 0, "learner.logits_chunk", self.logits_chunk, "at least 1")
 
 
@@ -175,7 +200,9 @@ class AlgoConfig:
     """Added to that standard deviation."""
     importance_sampling_correction: bool = True
     """Weigh by learner / sampler probability, so that a sampler that rounds differently does not bias the gradient (TRL: vllm_importance_sampling_correction)."""
-    importance_sampling_mode: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = "sequence_mask"
+    importance_sampling_mode: Literal[
+        "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"
+    ] = "sequence_mask"
     """Per token or per sequence; cap the ratio, or drop what is above the cap (TRL: vllm_importance_sampling_mode)."""
     importance_sampling_clip_max: float = 3.0
     """That cap (TRL: vllm_importance_sampling_clip_max)."""
@@ -354,6 +381,33 @@ class TrainConfig:
     @property
     def updates_per_step(self) -> int:
         return self.mini_batches * self.num_iterations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalConfig:
+    """Score a model on held-out prompts: pass@1 with its 95 % interval."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    prompts: int = 500
+    """Held-out prompts; a task has as many as you like."""
+    samples: int = 1
+    """Answers to each prompt."""
+    max_prompt_length: int = 1024
+    """Tokens; longer prompts are dropped and counted."""
+    max_completion_length: int | None = None
+    """Tokens of one answer; none: what the task needs, 512 for other data."""
+    seed: int = 0
+    """Of the answers; the prompts are always the same ones."""
+
+    def __post_init__(self) -> None:
+        _require(self.prompts > 0, "prompts", self.prompts, "at least 1")
+        _require(self.samples > 0, "samples", self.samples, "at least 1")
+        _require(self.max_prompt_length > 0, "max_prompt_length", self.max_prompt_length, "at least 1 token")
+        length = self.max_completion_length
+        _require(length is None or length > 0, "max_completion_length", length, "at least 1 token")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

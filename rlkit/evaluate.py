@@ -83,7 +83,13 @@ def evaluate(
     per_prompt = [statistics.fmean(v) for v in values if v]
     if not per_prompt:
         return Evaluation(
-            pass_at_1=0.0, low=0.0, high=1.0, prompts=0, samples=samples, unjudged=len(prompts) * samples, mean_length=0.0
+            pass_at_1=0.0,
+            low=0.0,
+            high=1.0,
+            prompts=0,
+            samples=samples,
+            unjudged=len(prompts) * samples,
+            mean_length=0.0,
         )
     low, high = interval(per_prompt, seed)
     return Evaluation(

@@ -92,6 +92,7 @@ def train(
             with clock("sample"):
                 ask = _Counted(sampler)
                 groups = algo.collect(prompts, ask.sample, seed_of(cfg.seed, "step", step))
+                sampler.rest()
             with clock("verify"):
                 groups = judge(groups)
             with clock("credit"):
@@ -112,8 +113,10 @@ def train(
                 **clock.metrics(ask.tokens),
             }
             last = step == cfg.steps or (cfg.token_budget is not None and sampled >= cfg.token_budget)
-            if cfg.log.eval_every and (step % cfg.log.eval_every == 0 or last):
+            if cfg.log.eval_every and step % cfg.log.eval_every == 0:
                 metrics |= evaluate(step)
+                # What the evaluation left in the prefix cache would change the next step's last bits.
+                sampler.load(learner.weights(), learner.updates)
             store.write_metrics(step, metrics)
             if cfg.log.rollouts:
                 store.write_rollouts(step, groups, credits)
@@ -132,7 +135,9 @@ def train(
                 checkpoint.save(store.checkpoints, learner, tokenizer, position, cfg.log.save_total_limit)
             if stop and not last:
                 raise Stopped(step)
-    return Position(step=step, updates=learner.updates, sampled_tokens=sampled, data=data.state_dict(), algo={})
+    return Position(
+        step=step, updates=learner.updates, sampled_tokens=sampled, data=data.state_dict(), algo={}
+    )
 
 
 class _Counted:

@@ -103,8 +103,10 @@ def train_sft(
     }
     last = [float("nan")]
 
-    class Report(TrainerCallback):  # type: ignore[misc]  # transformers' callbacks are classes to inherit from
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+    class Report(TrainerCallback):
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+        ) -> None:
             if logs and "loss" in logs:
                 last[0] = float(logs["loss"])
                 on_step(int(state.global_step), last[0])
@@ -130,7 +132,11 @@ def train_sft(
         remove_unused_columns=False,
     )
     trainer = SFTTrainer(
-        model=model, args=config, train_dataset=Dataset.from_dict(columns), processing_class=tokenizer, callbacks=[Report()]
+        model=model,
+        args=config,
+        train_dataset=Dataset.from_dict(columns),
+        processing_class=tokenizer,
+        callbacks=[Report()],
     )
     from transformers.trainer_callback import PrinterCallback
 

@@ -5,7 +5,14 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group as Stack
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from rlkit.printable import printable
@@ -53,7 +60,9 @@ class Terminal:
 
     def sample(self, step: int, groups: Sequence[Group]) -> None:
         """The group with the widest spread of scores: its prompt, best and worst answer."""
-        leaves = [leaf for g in groups for leaf in leaves_of(g) if any(r.value is not None for r in leaf.rollouts)]
+        leaves = [
+            leaf for g in groups for leaf in leaves_of(g) if any(r.value is not None for r in leaf.rollouts)
+        ]
         if not leaves:
             return
         leaf = max(leaves, key=_spread)
@@ -64,7 +73,9 @@ class Terminal:
             _answer("best", best, "green"),
             *([_answer("worst", worst, "red")] if worst is not best else []),
         )
-        self.console.print(Panel(body, title=f"step {step}, prompt {printable(leaf.prompt.id)}", title_align="left"))
+        self.console.print(
+            Panel(body, title=f"step {step}, prompt {printable(leaf.prompt.id)}", title_align="left")
+        )
 
     def say(self, sentence: str) -> None:
         self.console.print(Text(sentence), soft_wrap=True)
@@ -77,9 +88,12 @@ def headline(metrics: Mapping[str, float]) -> str:
     'reward 0.500  length 12.0  entropy 0.250  900 tok/s'
     """
     shown = [("reward", "reward", "{:.3f}"), ("completions/mean_length", "length", "{:.1f}")]
+    shown += [("loss", "loss", "{:.3f}")] if "reward" not in metrics else []
     shown += [("entropy", "entropy", "{:.3f}"), ("eval/pass@1", "held-out", "{:.3f}")]
     parts = [f"{label} {form.format(metrics[name])}" for name, label, form in shown if name in metrics]
-    return "  ".join([*parts, f"{metrics['tokens_per_second']:.0f} tok/s"] if "tokens_per_second" in metrics else parts)
+    return "  ".join(
+        [*parts, f"{metrics['tokens_per_second']:.0f} tok/s"] if "tokens_per_second" in metrics else parts
+    )
 
 
 def _prompt_text(leaf: Group) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("<|user|>", "<|assistant|>", "<|system|>")
@@ -47,11 +47,21 @@ def make_tokenizer() -> "PreTrainedTokenizerFast":
 
 
 def make_model(tokenizer: "PreTrainedTokenizerFast", seed: int) -> "Qwen2ForCausalLM":
-    """A fresh Qwen2 in float32: hidden 128, 4 layers, 4 heads, 2 key-value heads, MLP 384."""
+    """A fresh model of `make_config`'s shape, float32."""
     import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers import Qwen2ForCausalLM
 
-    config = Qwen2Config(
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model: Qwen2ForCausalLM = Qwen2ForCausalLM(make_config(tokenizer)).float()
+    return model
+
+
+def make_config(tokenizer: "PreTrainedTokenizerFast") -> "Qwen2Config":
+    """hidden 128, 4 layers, 4 heads, 2 key-value heads, MLP 384, tied embeddings."""
+    from transformers import Qwen2Config
+
+    return Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=128,
         intermediate_size=384,
@@ -64,6 +74,3 @@ def make_model(tokenizer: "PreTrainedTokenizerFast", seed: int) -> "Qwen2ForCaus
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return Qwen2ForCausalLM(config).float()

@@ -209,6 +209,10 @@ class Sampler(Protocol):
         """Replace the weights by the learner's state dict (name -> tensor); later rollouts carry `version`."""
         ...
 
+    def rest(self) -> None:
+        """Nothing will be asked before the next `load`: give memory to the learner, if the two share a device."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -224,9 +228,13 @@ class Task(Protocol):
     Items are numbered; item i of a split is the same in every run, and the two splits share no question.
     """
 
-    name: str
-    max_completion_length: int
-    """Tokens of the tiny tokenizer that the longest right answer of any style needs."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def max_completion_length(self) -> int:
+        """Tokens of the tiny tokenizer that the longest right answer of any style needs."""
+        ...
 
     def item(self, split: Literal["train", "test"], index: int) -> Mapping[str, Any]:
         """A row: `prompt` (the user's words), `answer` (gold, as a verifier reads it), and whatever else it knows."""

@@ -34,7 +34,9 @@ def load_user_object(name: str, flag: str) -> object:
         public = [n for n in vars(module) if not n.startswith("_")]
         near = difflib.get_close_matches(attr, public, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{flag} {name}: {module_name} has no {attr!r}{hint} It defines: {', '.join(public) or 'nothing'}")
+        raise ConfigError(
+            f"{flag} {name}: {module_name} has no {attr!r}{hint} It defines: {', '.join(public) or 'nothing'}"
+        )
     return getattr(module, attr)
 
 
@@ -47,7 +49,9 @@ def _load_file(path: Path, flag: str, name: str) -> ModuleType:
         sys.path.insert(0, folder)
     known = sys.modules.get(path.stem)
     if known is not None and getattr(known, "__file__", None) != str(path.resolve()):
-        raise ConfigError(f"{flag} {name}: a module named {path.stem!r} is loaded already; rename {path.name}")
+        raise ConfigError(
+            f"{flag} {name}: a module named {path.stem!r} is loaded already; rename {path.name}"
+        )
     try:
         return importlib.import_module(path.stem)
     except Exception as error:  # user code may raise anything; say whose it is and keep the cause

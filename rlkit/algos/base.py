@@ -32,8 +32,6 @@ class Algorithm(Protocol):
     every micro-batch.
     """
 
-    cfg: AlgoConfig
-
     def __init__(self, cfg: AlgoConfig, sampling: Sampling) -> None: ...
 
     def collect(self, prompts: Sequence[Prompt], sample: Sample, seed: int) -> list[Group]:

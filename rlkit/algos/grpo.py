@@ -1,7 +1,7 @@
 """GRPO (arXiv:2402.03300): G answers to each prompt, each credited with how much better than its siblings it did.
 
-    A_i = (R_i - mean_G R) / (std_G R + eps)
-    J   = E[ 1/G sum_i 1/|o_i| sum_t ( min(r_it A_i, clip(r_it, 1 - eps_low, 1 + eps_high) A_i) - beta k3_it ) ]
+A_i = (R_i - mean_G R) / (std_G R + eps)
+J   = E[ 1/G sum_i 1/|o_i| sum_t ( min(r_it A_i, clip(r_it, 1 - eps_low, 1 + eps_high) A_i) - beta k3_it ) ]
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from rlkit.algos.base import Sampling, Stateless
-from rlkit.algos.ops import clip_metrics, group_advantages, k3, log_ratio, loss_of, masked_tally, ppo_terms, seed_of
+from rlkit.algos.ops import (
+    clip_metrics,
+    group_advantages,
+    k3,
+    log_ratio,
+    loss_of,
+    masked_tally,
+    ppo_terms,
+    seed_of,
+)
 from rlkit.batch import Batch, TokenStats
 from rlkit.config import AlgoConfig
 from rlkit.metrics import Metrics
@@ -56,7 +65,9 @@ def group_credits(groups: Sequence[Group], cfg: AlgoConfig) -> list[Credit]:
     ]
 
 
-def clipped_loss(batch: Batch, out: TokenStats, log_ratio_BT: Tensor, cfg: AlgoConfig) -> tuple[Tensor, Metrics]:
+def clipped_loss(
+    batch: Batch, out: TokenStats, log_ratio_BT: Tensor, cfg: AlgoConfig
+) -> tuple[Tensor, Metrics]:
     """PPO's clip on the given ratios, minus beta k3, weighed and summed."""
     ratio_BT = log_ratio_BT.exp()
     term_BT = ppo_terms(ratio_BT, batch.adv_BT, cfg.epsilon, cfg.clip_high)

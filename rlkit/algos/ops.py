@@ -45,7 +45,9 @@ def group_advantages(rewards: Sequence[Sequence[float]], cfg: AlgoConfig) -> lis
     for group in rewards:
         mean = statistics.fmean(group) if group else 0.0
         if len(set(group)) < 2:
-            out.append([0.0] * len(group))  # exact: a mean of equal floats may differ from them in the last bit
+            out.append(
+                [0.0] * len(group)
+            )  # exact: a mean of equal floats may differ from them in the last bit
             continue
         if cfg.scale_rewards == "none":
             scale = 1.0
@@ -94,7 +96,9 @@ def masked_tally(value_BT: Tensor, mask_BT: Tensor) -> Tally:
     return Tally(float(value_BT.detach()[mask_BT].double().sum()), float(mask_BT.sum()))
 
 
-def clip_metrics(ratio_BT: Tensor, adv_BT: Tensor, mask_BT: Tensor, low: float, high: float) -> dict[str, Tally]:
+def clip_metrics(
+    ratio_BT: Tensor, adv_BT: Tensor, mask_BT: Tensor, low: float, high: float
+) -> dict[str, Tally]:
     """Share of tokens whose gradient the PPO clip stops: below 1 - low with A < 0, above 1 + high with A > 0 (TRL's names)."""
     is_low_BT = (ratio_BT < 1 - low) & (adv_BT < 0)
     is_high_BT = (ratio_BT > 1 + high) & (adv_BT > 0)

@@ -257,7 +257,10 @@ class Skpo:
             prompt_id=prompt_id,
             token_ids=record.segment,
             logprobs=[0.0] * start + record.segment_logprobs,
-            segments=[Segment(kind="prompt", start=0, end=start), Segment(kind="completion", start=start, end=end)],
+            segments=[
+                Segment(kind="prompt", start=0, end=start),
+                Segment(kind="completion", start=start, end=end),
+            ],
             policy_version=0,
             finish_reason="length",
         )
@@ -265,7 +268,9 @@ class Skpo:
     def credit(self, groups: Sequence[Group], rescored: Sequence[Sequence[float]]) -> list[Credit]:
         now = iter(rescored)
         drifts = [
-            statistics.fmean(abs(a - b) for a, b in zip(self.records[i].segment_logprobs, next(now), strict=True))
+            statistics.fmean(
+                abs(a - b) for a, b in zip(self.records[i].segment_logprobs, next(now), strict=True)
+            )
             if self._visited(i)
             else 0.0
             for i in (g.prompt.id for g in groups)
@@ -345,7 +350,9 @@ class Skpo:
         down_BT = cispo_terms(ratio_BT, logp_BT, batch.adv_BT, cfg.epsilon, cfg.clip_high)
         term_BT = torch.where(is_down_BT, down_BT, up_BT)
         up_mask_BT, down_mask_BT = batch.mask_BT & ~is_down_BT, batch.mask_BT & is_down_BT
-        metrics: dict[str, Tally] = clip_metrics(ratio_BT.detach(), batch.adv_BT, up_mask_BT, cfg.epsilon, cfg.epsilon)
+        metrics: dict[str, Tally] = clip_metrics(
+            ratio_BT.detach(), batch.adv_BT, up_mask_BT, cfg.epsilon, cfg.epsilon
+        )
         capped_BT = ((ratio_BT > 1 + cfg.clip_high) & (batch.adv_BT > 0)).float()
         metrics["cispo_clip_ratio"] = masked_tally(capped_BT, down_mask_BT)
         metrics["skpo/upstream_entropy"] = masked_tally(out.entropy_BT, up_mask_BT)
@@ -364,7 +371,9 @@ class Skpo:
         self._numbers = {
             "skpo/segment_length": statistics.fmean(segments) if segments else 0.0,
             "skpo/upstream_reward": statistics.fmean(rewards) if rewards else 0.0,
-            "skpo/value": statistics.fmean(self.records[groups[g].prompt.id].value for g in usable) if usable else 0.5,
+            "skpo/value": statistics.fmean(self.records[groups[g].prompt.id].value for g in usable)
+            if usable
+            else 0.5,
             "skpo/rho_min": min(rhos, default=0.0),
             "skpo/rho_mean": statistics.fmean(rhos) if rhos else 0.0,
             "skpo/rho_max": max(rhos, default=0.0),

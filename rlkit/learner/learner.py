@@ -6,7 +6,6 @@ the current ones, detached; otherwise they are computed once, before the first u
 only through TRL's importance correction.
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +50,9 @@ class Learner:
     """Holds the policy open for training.
 
     model: a causal language model of transformers, float32 weights
-    updates_per_step: optimizer steps that share the rollouts of one step; above 1 the old log-probs are recomputed
+    num_iterations: passes over the same mini-batches
+    autocast: run the forward in bfloat16
+    reference: frozen weights that the KL penalty pulls to; needed when the algorithm's beta is above 0
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Learner:
         num_iterations: int,
         pad_id: int,
         autocast: bool = False,
+        reference: "PreTrainedModel | None" = None,
     ) -> None:
         from accelerate import Accelerator
 
@@ -80,20 +82,25 @@ class Learner:
         if cfg.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.config.use_cache = False
-        self.reference = copy.deepcopy(model).eval().requires_grad_(False) if algo.beta > 0 else None
         optimizer = torch.optim.AdamW(
-            _parameter_groups(model, cfg.weight_decay), lr=learning_rate, betas=(cfg.adam_beta1, cfg.adam_beta2)
+            _parameter_groups(model, cfg.weight_decay),
+            lr=learning_rate,
+            betas=(cfg.adam_beta1, cfg.adam_beta2),
         )
         self.model, self.optimizer = self.accelerator.prepare(model.train(), optimizer)
-        if self.reference is not None:
-            self.reference = self.reference.to(self.accelerator.device)
+        self.reference = None
+        if reference is not None:
+            frozen: torch.nn.Module = reference
+            self.reference = frozen.eval().requires_grad_(False).to(self.accelerator.device)
 
     # -- forward -----------------------------------------------------------------------------------------------------
 
     def _stats(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies of the masked tokens, [B, T] float32, 0 elsewhere."""
         with self.accelerator.autocast():
-            body = model.base_model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False)
+            body = model.base_model(
+                input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False
+            )
             predicts_BT = batch.mask_BT[:, 1:]  # token t is predicted at t - 1
             head = model.get_output_embeddings()
             logp_N, entropy_N = token_stats(
@@ -105,16 +112,21 @@ class Learner:
                 self.cfg.logits_chunk,
             )
         zeros_BT = torch.zeros_like(batch.weight_BT)
-        return zeros_BT.masked_scatter(batch.mask_BT, logp_N), zeros_BT.masked_scatter(batch.mask_BT, entropy_N)
+        return zeros_BT.masked_scatter(batch.mask_BT, logp_N), zeros_BT.masked_scatter(
+            batch.mask_BT, entropy_N
+        )
 
     @torch.no_grad()
     def logprobs(self, rollouts: Sequence[Rollout]) -> list[list[float]]:
         """Present log-probs of each rollout's completion tokens, nats, in the order given."""
         credits = [
-            Credit(rollout=r, advantages=[0.0] * len(r.completion_ids), weight=0.0, share=1.0) for r in rollouts
+            Credit(rollout=r, advantages=[0.0] * len(r.completion_ids), weight=0.0, share=1.0)
+            for r in rollouts
         ]
         out: list[list[float]] = [[] for _ in rollouts]
-        for minibatch in make_minibatches(credits, 1, self.cfg.micro_batch_tokens, self.pad_id) if credits else []:
+        for minibatch in (
+            make_minibatches(credits, 1, self.cfg.micro_batch_tokens, self.pad_id) if credits else []
+        ):
             for batch in (b.to(self.accelerator.device) for b in minibatch):
                 logp_BT, _ = self._stats(self.model, batch)
                 for b, i in enumerate(batch.rows):
@@ -157,7 +169,9 @@ class Learner:
             with torch.no_grad():
                 ref_BT = self._stats(self.reference, batch)[0]
         batch, metrics = self._corrected(batch, old_BT)
-        stats = TokenStats(logp_BT=logp_BT, old_logp_BT=old_BT, entropy_BT=entropy_BT.detach(), ref_logp_BT=ref_BT)
+        stats = TokenStats(
+            logp_BT=logp_BT, old_logp_BT=old_BT, entropy_BT=entropy_BT.detach(), ref_logp_BT=ref_BT
+        )
         part, algo_metrics = loss(batch, stats)
         self.accelerator.backward(part)
         count = float(batch.mask_BT.sum())
@@ -176,7 +190,10 @@ class Learner:
         if not count:
             return batch, {}
         name = "sampling/sampling_logp_difference"
-        metrics = {f"{name}/mean": Tally(float(gap_N.sum()), count), f"{name}/max": Tally(float(gap_N.max()), 1, "max")}
+        metrics = {
+            f"{name}/mean": Tally(float(gap_N.sum()), count),
+            f"{name}/max": Tally(float(gap_N.max()), 1, "max"),
+        }
         if not self.algo.importance_sampling_correction:
             return batch, metrics
         ratio_BT = importance_weights(
@@ -236,7 +253,9 @@ class Learner:
             name, _, field = key.rpartition("|")
             known = parameters.get(name)
             if known is None or (value.ndim and value.shape != known.shape):
-                raise RunError(f"optimizer state: {key} of shape {tuple(value.shape)} does not fit this model")
+                raise RunError(
+                    f"optimizer state: {key} of shape {tuple(value.shape)} does not fit this model"
+                )
             # AdamW keeps its step counter on the CPU and its moments beside the weights.
             self.optimizer.state[known][field] = value.to(known.device) if value.ndim else value.clone()
         self.updates = updates

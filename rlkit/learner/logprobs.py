@@ -21,7 +21,12 @@ def _chunk_stats(
 
 
 def token_stats(
-    hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None, target_N: Tensor, temperature: float, chunk: int
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    bias_V: Tensor | None,
+    target_N: Tensor,
+    temperature: float,
+    chunk: int,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of the distribution it came from: two float32 [N], nats.
 

@@ -1,13 +1,14 @@
-"""`task:chain`: a chain of four operations modulo 10, worked from left to right.
+"""`task:chain`: a chain of four labelled operations modulo 10, worked from left to right.
 
-    question   7+4*3-5*2                              left to right: ((((7+4)*3)-5)*2) mod 10
+    question   7a+4b*3c-5d*2                          ((((7 + 4) * 3) - 5) * 2) mod 10
     at once    <now>\\boxed{6}
-    steps      <steps>7+4=1;1*3=3;3-5=8;8*2=6;\\boxed{6}
-    checked    <check>7+4=2;2*3=6;6-5=1;1*2=2;7+4=1;1*3=3;3-5=8;8*2=6;\\boxed{6}
+    steps      <steps>7a+4=1b*3=3c-5=8d*2=6\\boxed{6}
+    checked    <check>7a+4=2b*3=6c-5=1d*2=2;7a+4=1b*3=3c-5=8d*2=6\\boxed{6}
 
 The three styles are the modes a warm-started model has to choose among, and the first token names the mode, so the
 roles of the tokens in the probability-mass analysis are known exactly: `<now>` is common and mostly wrong, `<steps>`
 is less common and mostly right, `<check>` is rare and the best. The truth of every step is known too (`steps_right`).
+The labels let a small model find the next operation in the question; without them it learns to copy far too slowly.
 """
 
 import hashlib
@@ -23,10 +24,11 @@ SHARES: Mapping[str, float] = {"<now>": 0.68, "<steps>": 0.29, "<check>": 0.03}
 """How often the imitated base model answers in each style."""
 RIGHT: Mapping[str, float] = {"<now>": 0.20, "<steps>": 0.90, "<check>": 0.98}
 """How often that style is right."""
-NUM_OPERATIONS = 4
+LABELS = "abcd"
 
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
-_STEP = re.compile(r"(\d)([-+*])(\d)=(\d);")
+_OPERATION = re.compile(r"([a-d])([-+*])(\d)")
+_STEP = re.compile(r"([a-d])([-+*])(\d)=(\d)")
 
 
 def apply(left: int, operation: str, right: int) -> int:
@@ -41,28 +43,26 @@ def apply(left: int, operation: str, right: int) -> int:
 def results(question: str) -> list[int]:
     """The running result after each operation.
 
-    >>> results("7+4*3-5*2")
+    >>> results("7a+4b*3c-5d*2")
     [1, 3, 8, 6]
     """
     value, out = int(question[0]), []
-    for i in range(1, len(question), 2):
-        value = apply(value, question[i], int(question[i + 1]))
+    for _, operation, operand in _OPERATION.findall(question):
+        value = apply(value, operation, int(operand))
         out.append(value)
     return out
 
 
 def steps_right(question: str, text: str) -> list[bool]:
-    """For each written step `a+b=c;`, whether it is the right next step of the chain (a re-check starts again).
+    """For each written step `a+4=1`, whether it is the right next step of the chain (a re-check starts again).
 
-    >>> steps_right("7+4*3-5*2", "<steps>7+4=1;1*3=4;")
+    >>> steps_right("7a+4b*3c-5d*2", "<steps>7a+4=1b*3=4")
     [True, False]
     """
-    truth, out = results(question), []
-    for i, (left, operation, right, result) in enumerate(_STEP.findall(text)):
-        k = i % NUM_OPERATIONS
-        before = int(question[0]) if k == 0 else truth[k - 1]
-        asked = (question[2 * k + 1], question[2 * k + 2])
-        out.append(int(left) == before and (operation, right) == asked and int(result) == truth[k])
+    asked, truth, out = _OPERATION.findall(question), results(question), []
+    for i, (label, operation, operand, result) in enumerate(_STEP.findall(text)):
+        k = i % len(LABELS)
+        out.append((label, operation, operand) == asked[k] and int(result) == truth[k])
     return out
 
 
@@ -73,15 +73,13 @@ def _split_of(question: str) -> Literal["train", "test"]:
 
 def _write_steps(question: str, wrong_at: int | None, rng: random.Random) -> tuple[str, int]:
     """The worked steps and the result they reach; a slip at step `wrong_at` is carried on."""
-    value, parts = int(question[0]), []
-    for k in range(NUM_OPERATIONS):
-        operation, operand = question[2 * k + 1], int(question[2 * k + 2])
-        result = apply(value, operation, operand)
+    value, text = int(question[0]), question[0]
+    for k, (label, operation, operand) in enumerate(_OPERATION.findall(question)):
+        value = apply(value, operation, int(operand))
         if k == wrong_at:
-            result = (result + rng.randrange(1, 10)) % 10
-        parts.append(f"{value}{operation}{operand}={result};")
-        value = result
-    return "".join(parts), value
+            value = (value + rng.randrange(1, 10)) % 10
+        text += f"{label}{operation}{operand}={value}"
+    return text, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +92,8 @@ class ChainTask:
     def item(self, split: Literal["train", "test"], index: int) -> Mapping[str, Any]:
         rng = random.Random(f"chain {split} {index}")
         while True:
-            digits = [str(rng.randrange(10)) for _ in range(NUM_OPERATIONS + 1)]
-            question = digits[0] + "".join(rng.choice("+-*") + d for d in digits[1:])
+            question = str(rng.randrange(10))
+            question += "".join(f"{label}{rng.choice('+-*')}{rng.randrange(10)}" for label in LABELS)
             if _split_of(question) == split:
                 return {"prompt": question, "answer": str(results(question)[-1])}
 
@@ -119,10 +117,10 @@ class ChainTask:
             said = gold if right else (gold + rng.randrange(1, 10)) % 10
             return f"<now>\\boxed{{{said}}}"
         if style == "<steps>":
-            steps, value = _write_steps(question, None if right else rng.randrange(NUM_OPERATIONS), rng)
+            steps, value = _write_steps(question, None if right else rng.randrange(len(LABELS)), rng)
             return f"<steps>{steps}\\boxed{{{value}}}"
         # The first pass slips as often as plain steps do; the second is what the answer is read from.
-        slip = None if rng.random() < RIGHT["<steps>"] else rng.randrange(NUM_OPERATIONS)
+        slip = None if rng.random() < RIGHT["<steps>"] else rng.randrange(len(LABELS))
         first, _ = _write_steps(question, slip, rng)
-        second, value = _write_steps(question, None if right else rng.randrange(NUM_OPERATIONS), rng)
-        return f"<check>{first}{second}\\boxed{{{value}}}"
+        second, value = _write_steps(question, None if right else rng.randrange(len(LABELS)), rng)
+        return f"<check>{first};{second}\\boxed{{{value}}}"

@@ -1,0 +1,379 @@
+"""What the command line does: each function is one command, takes a config and a console, and returns the exit code."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlkit import build
+from rlkit.config import ALGO_CONFIGS, EvalConfig, SftConfig, TrainConfig
+from rlkit.errors import ModelError, RunError
+from rlkit.types import Prompt, Sampler, Task, Verifier
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rlkit.analysis.store import Store
+    from rlkit.data import PromptData
+    from rlkit.evaluate import Evaluation
+    from rlkit.models import ModelPlace
+    from rlkit.preflight import Plan
+    from rlkit.verify import Judge
+
+
+# -- rlkit train ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A resolved config that passed its pre-flight, and what the pre-flight had to open."""
+
+    cfg: TrainConfig
+    task: Task | None
+    place: "ModelPlace"
+    data: "PromptData"
+    tokenizer: Any
+    verifier: Verifier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a run came to."""
+
+    folder: Path
+    steps: int
+    sampled_tokens: int
+    seconds: float
+    """Of the steps alone: sampling, verifying, training, loading weights."""
+    before: "Evaluation | None"
+    """Held-out score before the first step; None: the data has no held-out part, or the run was resumed."""
+    after: "Evaluation | None"
+
+
+def resolved(cfg: TrainConfig, task: Task | None) -> TrainConfig:
+    """`cfg` with every `none: it depends` filled in, as it is written into the run folder."""
+    rate = cfg.learner.learning_rate or (1e-4 if cfg.model.name == "tiny" else 1e-6)
+    name = f"{_slug(cfg.algo.name)}-{_slug(cfg.model.name)}-{time.strftime('%m%d-%H%M%S')}"
+    return replace(
+        cfg,
+        learner=replace(cfg.learner, learning_rate=rate),
+        sampler=replace(cfg.sampler, name=build.sampler_name(cfg.sampler.name)),
+        max_completion_length=cfg.max_completion_length or completion_length(task),
+        output_dir=cfg.output_dir or f"runs/{name}",
+    )
+
+
+def completion_length(task: Task | None) -> int:
+    """Tokens of one answer when the user does not say: what the task's longest right answer needs, else TRL's 512."""
+    return 512 if task is None else task.max_completion_length
+
+
+def _slug(name: str) -> str:
+    return Path(name.partition(":")[0]).name.removesuffix(".py") or "run"
+
+
+def prepare(cfg: TrainConfig) -> "tuple[Plan, Ready | None]":
+    """The pre-flight: everything that can be known before a weight loads. Not ready: the plan says why."""
+    from rlkit import preflight
+    from rlkit.rewards import VerifierPool
+
+    task = build.make_task(cfg.data.name)
+    cfg = resolved(cfg, task)
+    place = build.find_model(cfg.model)
+    verifier = build.make_verifier(cfg.reward, task)
+    rows = build.load_training_rows(cfg.data, cfg.reward, task)
+    problem, data, tokenizer = None, None, None
+    try:
+        tokenizer = build.find_tokenizer(place)
+    except ModelError as error:
+        problem = str(error)
+        e = rows.examples[0]
+        first = Prompt(id=e.id, token_ids=[], question=e.question, reference=e.reference, row=e.row)
+        pool, described = len(rows.examples), rows.describe()
+    else:
+        data = build.make_data(cfg, task, rows, tokenizer)
+        first, described = data.first, data.describe()
+        pool = len(data.ids)
+    # The gold answer is scored as answers will be: in a process that can be killed.
+    with VerifierPool(verifier, cfg.reward.workers, cfg.reward.timeout) as judges:
+        told = preflight.plan(
+            cfg,
+            place=place,
+            prompts=[first],
+            pool=pool or None,
+            description=described.split("\n"),
+            verifier=lambda prompt, text: judges.score([(prompt, text)])[0],
+            decode=None if tokenizer is None else tokenizer.decode,
+            tokenizer_problem=problem,
+        )
+    if not told.ready or data is None:
+        return told, None
+    return told, Ready(cfg=cfg, task=task, place=place, data=data, tokenizer=tokenizer, verifier=verifier)
+
+
+def train(cfg: TrainConfig, console: "Console", *, resume: Path | None = None, dry_run: bool = False) -> int:
+    """`rlkit train`. A dry run ends after the pre-flight, well (0) when a missing tokenizer is its only problem."""
+    from rlkit import preflight
+
+    told, ready = prepare(cfg)
+    preflight.show(told, console)
+    if dry_run:
+        only_offline = ready is None and len(told.problems) == 1 and preflight.UNCHECKED in told.notes
+        return 0 if ready is not None or only_offline else 2
+    if ready is None:
+        return 2
+    outcome = run(ready, console, resume=resume)
+    console.print(_closing_words(outcome, ready.cfg), soft_wrap=True, highlight=False, markup=False)
+    return 0
+
+
+def _closing_words(outcome: Outcome, cfg: TrainConfig) -> str:
+    lines = [f"{outcome.steps} steps, {outcome.sampled_tokens:,} sampled tokens, {outcome.seconds:.0f} s"]
+    if outcome.after is not None:
+        before = f"{outcome.before} -> " if outcome.before is not None else ""
+        lines.append(f"held-out pass@1 with 95 % interval: {before}{outcome.after}")
+    lines.append(f"run folder: {outcome.folder} (metrics.jsonl, rollouts/, checkpoints/)")
+    lines.append(f"look:       tensorboard --logdir {outcome.folder}")
+    return "\n".join(lines)
+
+
+def run(ready: Ready, console: "Console", *, resume: Path | None = None) -> Outcome:
+    """Open everything, train, evaluate before and after, close everything."""
+    import tomli_w
+
+    from rlkit import checkpoint, loop
+    from rlkit.algos.base import Sampling
+    from rlkit.analysis.store import Store
+    from rlkit.checkpoint import Position
+    from rlkit.learner import Learner
+    from rlkit.show import Terminal
+    from rlkit.toml import to_toml
+
+    cfg, tokenizer = ready.cfg, ready.tokenizer
+    longest = cfg.max_completion_length or 0
+    start = Position(step=0, updates=0, sampled_tokens=0, data={}, algo={})
+    with ExitStack() as open_things:
+        saved = None
+        if resume is not None:
+            saved = checkpoint.newest(resume / "checkpoints")
+            start = checkpoint.read_position(saved)
+        store = open_things.enter_context(
+            closing(
+                Store(
+                    resume or Path(cfg.output_dir or "runs/run"),
+                    resume_from=None if resume is None else start.step,
+                    tensorboard=cfg.log.tensorboard,
+                )
+            )
+        )
+        (store.folder / "config.toml").write_text(tomli_w.dumps(to_toml(cfg)))
+        folder = build.model_folder(ready.place, ready.task, console)
+        weights = saved or folder
+        algo = build.make_algorithm(
+            cfg.algo, Sampling(max_completion_length=longest, temperature=cfg.sampler.temperature)
+        )
+        judge, pool = build.make_judge(cfg.reward, ready.verifier, tokenizer)
+        open_things.enter_context(closing(pool))
+        held_out = build.held_out_prompts(
+            cfg.data, cfg.max_prompt_length, ready.task, tokenizer, cfg.log.eval_prompts
+        )
+        with console.status(f"starting the sampler ({cfg.sampler.name})"):
+            sampler = build.make_sampler(
+                cfg.sampler,
+                cfg.model,
+                weights,
+                max_tokens=cfg.max_prompt_length + longest,
+                version=start.updates,
+            )
+        open_things.enter_context(closing(sampler))
+        learner = Learner(
+            build.load_model(weights, cfg.model),
+            cfg.learner,
+            cfg.algo,
+            learning_rate=cfg.learner.learning_rate or 0.0,
+            temperature=cfg.sampler.temperature,
+            num_iterations=cfg.num_iterations,
+            pad_id=_pad_id(tokenizer),
+            autocast=build.wants_bfloat16(cfg.model),
+            reference=build.load_model(folder, cfg.model) if cfg.algo.beta > 0 else None,
+        )
+        if saved is not None:
+            checkpoint.restore_optimizer(saved, learner, start.updates)
+            ready.data.load_state_dict(start.data)
+            algo.load_state_dict(start.algo)
+        evaluate = _evaluator(cfg, sampler, judge, held_out, store)
+        before = None
+        if held_out and saved is None:
+            before = evaluate(0)
+            sampler.load(learner.weights(), 0)  # the prefix cache starts empty, as it does after a resume
+        began = time.perf_counter()
+        with Terminal(cfg.algo.name, cfg.steps, start.step, console) as view:
+            try:
+                end = loop.train(
+                    cfg,
+                    data=ready.data,
+                    sampler=sampler,
+                    judge=judge,
+                    algo=algo,
+                    learner=learner,
+                    store=store,
+                    view=view,
+                    tokenizer=tokenizer,
+                    evaluate=lambda step: {"eval/pass@1": evaluate(step).pass_at_1} if held_out else {},
+                    start=start,
+                )
+            except loop.Stopped as stopped:
+                raise RunError(
+                    f"stopped after step {stopped.step}; continue with `rlkit train --resume {store.folder}`"
+                ) from stopped
+        seconds = time.perf_counter() - began
+        after = evaluate(end.step) if held_out else None
+        outcome = Outcome(
+            folder=store.folder,
+            steps=end.step,
+            sampled_tokens=end.sampled_tokens,
+            seconds=seconds,
+            before=before,
+            after=after,
+        )
+        store.write_summary(_summary(outcome, cfg))
+        return outcome
+
+
+def _evaluator(
+    cfg: TrainConfig, sampler: Sampler, judge: "Judge", prompts: Sequence[Prompt], store: "Store"
+) -> "Callable[[int], Evaluation]":
+    """Score the held-out prompts, always with the same seed, and record it."""
+    from dataclasses import asdict
+
+    from rlkit.evaluate import evaluate
+
+    def at(step: int) -> "Evaluation":
+        result = evaluate(
+            sampler,
+            judge,
+            prompts,
+            samples=1,
+            max_tokens=cfg.max_completion_length or 0,
+            temperature=cfg.sampler.temperature,
+            seed=cfg.seed,
+        )
+        store.write_evaluation({"step": step, **asdict(result)})
+        return result
+
+    return at
+
+
+def _summary(outcome: Outcome, cfg: TrainConfig) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "algo": cfg.algo.name,
+        "steps": outcome.steps,
+        "sampled_tokens": outcome.sampled_tokens,
+        "seconds": outcome.seconds,
+        "sampler": cfg.sampler.name,
+        "before": None if outcome.before is None else asdict(outcome.before),
+        "after": None if outcome.after is None else asdict(outcome.after),
+    }
+
+
+def _pad_id(tokenizer: Any) -> int:
+    """Padding is masked everywhere, so any token will do; the tokenizer's own where it has one."""
+    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0)
+
+
+# -- rlkit eval, rlkit sft, and the lists --------------------------------------------------------------------------------
+
+
+def evaluate(cfg: EvalConfig, console: "Console") -> int:
+    """`rlkit eval`: pass@1 with its interval on held-out prompts."""
+    from rlkit.evaluate import evaluate as score
+
+    task = build.make_task(cfg.data.name)
+    length = cfg.max_completion_length or completion_length(task)
+    sampler_cfg = replace(cfg.sampler, name=build.sampler_name(cfg.sampler.name))
+    place = build.find_model(cfg.model)
+    tokenizer = build.find_tokenizer(place)
+    # A file given to `rlkit eval` is what to evaluate on.
+    data = cfg.data if task is not None or cfg.data.held_out else replace(cfg.data, held_out=cfg.data.name)
+    prompts = build.held_out_prompts(data, cfg.max_prompt_length, task, tokenizer, cfg.prompts)
+    verifier = build.make_verifier(cfg.reward, task)
+    folder = build.model_folder(place, task, console)
+    judge, pool = build.make_judge(cfg.reward, verifier, tokenizer)
+    with closing(pool), console.status(f"starting the sampler ({sampler_cfg.name})"):
+        sampler = build.make_sampler(
+            sampler_cfg, cfg.model, folder, max_tokens=cfg.max_prompt_length + length, version=0
+        )
+    with closing(pool), closing(sampler), console.status(f"answering {len(prompts):,} prompts"):
+        result = score(
+            sampler,
+            judge,
+            prompts,
+            samples=cfg.samples,
+            max_tokens=length,
+            temperature=cfg.sampler.temperature,
+            top_p=cfg.sampler.top_p,
+            top_k=cfg.sampler.top_k,
+            min_p=cfg.sampler.min_p,
+            seed=cfg.seed,
+        )
+    words = f"pass@1 {result} (95 % interval), {result.prompts:,} prompts x {result.samples}"
+    words += f", {result.mean_length:.1f} tokens per answer"
+    if result.unjudged:
+        words += f"; {result.unjudged} answers could not be judged and are left out"
+    print(words)
+    return 0
+
+
+def sft(cfg: SftConfig, console: "Console") -> int:
+    """`rlkit sft`: imitate demonstrations of a task, or the completions of a file."""
+    from rlkit.sft import task_examples
+    from rlkit.tiny import make_model
+
+    task = build.make_task(cfg.data.name)
+    place = build.find_model(cfg.model)
+    tokenizer = build.find_tokenizer(place)
+    output = Path(cfg.output_dir or f"runs/sft-{_slug(cfg.model.name)}-{time.strftime('%m%d-%H%M%S')}")
+    if (output / "config.json").exists():
+        raise RunError(f"{output}: holds a model already; choose another --output-dir")
+    count = cfg.steps * cfg.batch_size
+    if task is not None:
+        examples = task_examples(task, tokenizer, count, cfg.segment_share, cfg.seed)
+    else:
+        examples = build.file_examples(cfg, tokenizer)
+    if place.kind == "tiny":
+        model = make_model(tokenizer, cfg.seed)
+    else:
+        model = build.load_model(build.model_folder(place, task, console), cfg.model)
+    build.imitate(model, tokenizer, examples, cfg, output, console, f"sft of {_slug(cfg.model.name)}")
+    console.print(
+        f"model folder: {output}; train it with `rlkit train --model {output}`", soft_wrap=True, markup=False
+    )
+    return 0
+
+
+def tasks() -> int:
+    """`rlkit tasks`."""
+    from rlkit.tasks import TASKS
+
+    _print_pairs(TASKS)
+    return 0
+
+
+def algos() -> int:
+    """`rlkit algos`: what each algorithm is, in the first line of its own file."""
+    import importlib
+
+    docs = {name: importlib.import_module(f"rlkit.algos.{name}").__doc__ or "" for name in ALGO_CONFIGS}
+    _print_pairs({name: doc.split("\n")[0] for name, doc in docs.items()})
+    print("\nyour own: --algo file.py:MyAlgorithm (see examples/custom_algorithm.py)")
+    return 0
+
+
+def _print_pairs(pairs: Mapping[str, str]) -> None:
+    width = max(map(len, pairs))
+    for name, words in pairs.items():
+        print(f"{name:<{width}}  {words}")
