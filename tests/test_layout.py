@@ -13,9 +13,8 @@ ROOMS = ("rewards", "samplers", "analysis")
 FOLDERS = {".ci", "analysis", "benchmarks", "docs", "examples", "rewards", "rlkit", "samplers", "tests"}
 MOST_LINES = 600
 TEXT = {"", ".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".json", ".jsonl", ".cfg", ".sh", ".html", ".csv"}
-MACHINE_PATH = re.compile(
-    r"(?<![\w.])/(work|root|home|Users)/|~/(?!\.)"
-)  # ~/.cache means the same on every machine
+# ~/.cache means the same on every machine
+MACHINE_PATH = re.compile(r"(?<![\w.])/(work|root|home|Users)/|~/(?=\w)")
 
 
 def tracked() -> list[Path]:
