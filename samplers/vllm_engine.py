@@ -11,6 +11,7 @@ import re
 import sys
 import tempfile
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +86,7 @@ class VllmSampler:
         version: the policy version of the weights in `model`
         """
         self._engine: LLM | None = None
+        self._shut_down: weakref.finalize[[LLM, bool], VllmSampler] | None = None  # None: nothing was started
         self._facts = read_facts(model, revision=revision, trust_remote_code=trust_remote_code)
         self._stop_ids = list(self._facts.stop_ids if stop_ids is None else stop_ids)
         self._max_model_len = max_model_len or self._facts.max_model_len
@@ -111,6 +113,8 @@ class VllmSampler:
         with _guest(), _quiet_start(), _start_failures(model):
             import vllm
 
+            if not self._on_gpu:
+                _compile_nothing()
             self._engine = vllm.LLM(
                 model=str(model),
                 revision=revision,
@@ -126,6 +130,7 @@ class VllmSampler:
                 use_tqdm_on_load=False,
                 **place,
             )
+        self._shut_down = weakref.finalize(self, _shut_down, self._engine, self._learner_is_distributed)
         VllmSampler._num_open += 1
         self._unusable: str | None = None  # why the engine can no longer be trusted
 
@@ -177,23 +182,10 @@ class VllmSampler:
 
     def close(self) -> None:
         """Free the engine; another one may be started in this process, before or after."""
-        if self._engine is None:
-            return
-        engine, self._engine = self._engine.llm_engine, None
-        VllmSampler._num_open -= 1
-        if VllmSampler._num_open > 0 or self._learner_is_distributed:
-            # The core's own shutdown, which also runs when it is collected, ends torch's process group: not its alone.
-            engine.engine_core._finalizer.detach()
-            engine.model_executor.shutdown()
-        else:
-            engine.engine_core.shutdown()
-        gc.unfreeze()  # vLLM froze what it allocated at its start
-        del engine
-        gc.collect()
-
-    def __del__(self) -> None:
-        if not sys.is_finalizing():
-            self.close()
+        self._engine = None
+        if self._shut_down is not None:
+            self._shut_down()
+        gc.collect()  # the engine is full of cycles
 
     def _ready(self) -> "LLM":
         if self._engine is None:
@@ -251,6 +243,28 @@ class VllmSampler:
         )
 
 
+def _shut_down(engine: "LLM", learner_is_distributed: bool) -> None:
+    """End an engine, and torch's process group with the last one, unless the learner had one before."""
+    VllmSampler._num_open -= 1
+    if VllmSampler._num_open > 0 or learner_is_distributed:
+        # The core's own shutdown, which also runs when it is collected, ends the process group whoever made it.
+        engine.llm_engine.engine_core._finalizer.detach()
+        engine.llm_engine.model_executor.shutdown()
+    else:
+        engine.llm_engine.engine_core.shutdown()
+    gc.unfreeze()  # vLLM froze what it allocated at its start
+
+
+def _compile_nothing() -> None:
+    """Let vLLM's CPU sampler count ranks without torch.compile, which needs a C++ compiler on the user's machine."""
+    from vllm.v1.sample import sampler
+
+    def count_at_least(logprobs_BV: Tensor, drawn_B1: Tensor) -> Tensor:
+        return (logprobs_BV >= drawn_B1).sum(-1)
+
+    sampler.batched_count_greater_than = count_at_least
+
+
 @contextmanager
 def _start_failures(model: str | Path) -> Iterator[None]:
     """vLLM refuses a start for dozens of reasons, each with its own exception and a usable sentence."""
@@ -265,7 +279,8 @@ def _guest() -> Iterator[None]:
     """Undo what vLLM does to the learner's process: global generators, thread setter, preloaded libraries."""
     python, numpy, set_num_threads = random.getstate(), np.random.get_state(), torch.set_num_threads
     preload = os.environ.get("LD_PRELOAD")
-    with torch.random.fork_rng():
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
         try:
             yield
         finally:

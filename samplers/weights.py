@@ -14,9 +14,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from rlkit.errors import ModelError, RolloutError
 
-OUTPUT_EMBEDDING = "lm_head.weight"
-INPUT_EMBEDDING = "model.embed_tokens.weight"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
@@ -24,8 +21,8 @@ class ModelFacts:
 
     shapes: Mapping[str, tuple[int, ...]]
     """Every name of its state dict, tied ones included."""
-    tied: bool
-    """Input and output embedding are one tensor under two names."""
+    tied: Mapping[str, str]
+    """Second name -> first name of a tensor that has two, as `lm_head.weight` -> `model.embed_tokens.weight`."""
     vocab_size: int
     max_model_len: int
     """Prompt and completion together, by its position embedding."""
@@ -41,9 +38,17 @@ def read_facts(
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     text = config.get_text_config()
+    state: dict[str, Tensor] = empty.state_dict(
+        keep_vars=True
+    )  # keep_vars: the same object under each of its names
+    first_name: dict[int, str] = {}
+    for name, tensor in state.items():
+        first_name.setdefault(id(tensor), name)
     return ModelFacts(
-        shapes={name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()},
-        tied=bool(text.tie_word_embeddings),
+        shapes={name: tuple(tensor.shape) for name, tensor in state.items()},
+        tied={
+            name: first_name[id(tensor)] for name, tensor in state.items() if first_name[id(tensor)] != name
+        },
         vocab_size=text.vocab_size,
         max_model_len=text.max_position_embeddings,
         stop_ids=_stop_ids(model, revision=revision, trust_remote_code=trust_remote_code),
@@ -71,12 +76,13 @@ def _stop_ids(model: str | Path, *, revision: str | None, trust_remote_code: boo
 def fitting_weights(weights: Mapping[str, Tensor], facts: ModelFacts) -> dict[str, Tensor]:
     """`weights` with every name of the model's state dict; RolloutError naming what is missing, extra or mis-shaped.
 
-    A tied model's output embedding may be absent (its files leave it out); it is filled in, since vLLM's CPU backend
-    keeps a packed copy of its own which otherwise stays stale.
+    A tied output embedding may be absent (model files leave it out); it is filled in, since vLLM's CPU backend keeps a
+    packed copy of its own which otherwise stays stale.
     """
     full = dict(weights)
-    if facts.tied and OUTPUT_EMBEDDING not in full and INPUT_EMBEDDING in full:
-        full[OUTPUT_EMBEDDING] = full[INPUT_EMBEDDING]
+    for second, first in facts.tied.items():
+        if second not in full and first in full:
+            full[second] = full[first]
     faults = [f"missing {name}" for name in facts.shapes if name not in full]
     faults += [f"unexpected {name}" for name in full if name not in facts.shapes]
     faults += [
@@ -90,11 +96,12 @@ def fitting_weights(weights: Mapping[str, Tensor], facts: ModelFacts) -> dict[st
             f"these weights do not fit the sampler's model: {'; '.join(faults[:5])}{more}. Nothing was loaded; "
             "learner and sampler must start from the same model, and get its whole state_dict()"
         )
-    if facts.tied and not _same(full[INPUT_EMBEDDING], full[OUTPUT_EMBEDDING]):
-        raise RolloutError(
-            f"these weights do not fit the sampler's model: it ties {OUTPUT_EMBEDDING} to {INPUT_EMBEDDING}, and the two "
-            "tensors differ. Nothing was loaded; train with tie_word_embeddings as the model has it"
-        )
+    for second, first in facts.tied.items():
+        if not _same(full[first], full[second]):
+            raise RolloutError(
+                f"these weights do not fit the sampler's model: it ties {second} to {first}, and the two tensors differ. "
+                "Nothing was loaded; train with tie_word_embeddings as the model has it"
+            )
     return full
 
 

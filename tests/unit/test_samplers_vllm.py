@@ -91,6 +91,14 @@ def test_an_engine_that_failed_is_lost_and_says_so_and_a_new_one_works(
     again.close()
 
 
+def test_sampling_compiles_nothing_so_no_compiler_is_needed(sampler: VllmSampler) -> None:
+    torch._dynamo.reset()
+    frames = torch._dynamo.utils.counters["frames"]
+    before = dict(frames)
+    greedy(sampler)
+    assert dict(frames) == before
+
+
 def test_two_engines_share_a_process_and_one_may_close(
     folder: Path, other_folder: Path, sampler: VllmSampler
 ) -> None:
