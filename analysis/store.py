@@ -33,12 +33,16 @@ class Store:
         self._events: Any = None
         try:
             self._lock = _lock(folder)
-            if resume_from is None:
-                _require_new(folder)
-            else:
-                self._truncate(resume_from)
-            (folder / "rollouts").mkdir(exist_ok=True)
-            self._metrics = (folder / "metrics.jsonl").open("a")
+            try:
+                if resume_from is None:
+                    _require_new(folder)
+                else:
+                    self._truncate(resume_from)
+                (folder / "rollouts").mkdir(exist_ok=True)
+                self._metrics = (folder / "metrics.jsonl").open("a")
+            except BaseException:
+                self._lock.release()
+                raise
         except OSError as error:
             raise RunError(
                 f"{folder}: cannot write a run here ({error.strerror or error}); choose another --output-dir"
@@ -46,7 +50,9 @@ class Store:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(folder / "tensorboard", purge_step=resume_from)
+            # TensorBoard drops events of the purge step too, and the step resumed from stays.
+            purge = None if resume_from is None else resume_from + 1
+            self._events = SummaryWriter(folder / "tensorboard", purge_step=purge)
 
     @property
     def checkpoints(self) -> Path:
@@ -86,7 +92,9 @@ class Store:
             path = self.folder / name
             if path.is_file():
                 kept = [line for line in path.read_text().splitlines() if _step_of(line) <= steps]
-                path.write_text("".join(f"{line}\n" for line in kept))
+                draft = path.with_name(f".{name}.draft")  # renamed when whole: a crash here costs no line
+                draft.write_text("".join(f"{line}\n" for line in kept))
+                draft.replace(path)
         for path in (self.folder / "rollouts").glob("step-*.parquet"):
             if int(path.stem.removeprefix("step-")) > steps:
                 path.unlink()

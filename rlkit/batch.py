@@ -13,6 +13,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from rlkit.errors import RolloutError
 from rlkit.types import Credit, Surrogate
 
 SURROGATES: tuple[Surrogate, ...] = get_args(Surrogate)
@@ -107,6 +108,11 @@ def _pad(credits: Sequence[Credit], rows: list[int], denominator: float, pad_id:
     for b, i in enumerate(rows):
         credit, rollout = credits[i], credits[i].rollout
         start, end = rollout.prompt_tokens, len(rollout.token_ids)
+        if len(credit.advantages) != end - start:
+            raise RolloutError(
+                f"rollout of prompt {rollout.prompt_id!r}: {len(credit.advantages)} advantages for {end - start} completion "
+                "tokens. An algorithm credits every token of a completion"
+            )
         ids_BT[b, :end] = torch.tensor(rollout.token_ids)
         attention_BT[b, :end] = 1
         mask_BT[b, start:end] = True

@@ -5,10 +5,12 @@
       rlkit/state.json           step, updates, sampled tokens, data position, algorithm state, format
       rlkit/optimizer.safetensors
 
-A checkpoint is written beside its final name and renamed when it is whole, so a name that exists can be trusted.
+A checkpoint is written beside its final name and renamed when it is whole and on the disk, so a name that exists can
+be trusted, also after a power cut.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,6 +59,7 @@ def save(root: Path, learner: Keeper, tokenizer: Any, position: Position, keep: 
 
     Raises RunError when the disk refuses; a checkpoint that was there before is untouched then.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     final = folder_of(root, position.step)
@@ -65,7 +68,7 @@ def save(root: Path, learner: Keeper, tokenizer: Any, position: Position, keep: 
         shutil.rmtree(draft, ignore_errors=True)
         (draft / "rlkit").mkdir(parents=True)
         learner.save_model(draft)
-        tokenizer.save_pretrained(draft)
+        _save_tokenizer(tokenizer, draft)
         save_file(learner.optimizer_tensors(), draft / "rlkit" / "optimizer.safetensors")
         state = {
             "format": FORMAT,
@@ -76,17 +79,40 @@ def save(root: Path, learner: Keeper, tokenizer: Any, position: Position, keep: 
             "algo": position.algo,
         }
         (draft / "rlkit" / "state.json").write_text(json.dumps(state))
+        _sync(draft)
         shutil.rmtree(final, ignore_errors=True)
         draft.rename(final)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
         shutil.rmtree(draft, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or error
         raise RunError(
-            f"{final}: the checkpoint could not be written ({error.strerror or error}); is the disk full? "
+            f"{final}: the checkpoint could not be written ({reason}); is the disk full? "
             "Earlier checkpoints are untouched; --resume continues from them"
         ) from error
     for old in sorted(root.glob("step-*"))[: -max(1, keep)]:
         shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    try:
+        tokenizer.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:  # tokenizers raises a bare Exception when the disk refuses
+        if type(error) is not Exception:
+            raise
+        raise OSError(str(error)) from error
+
+
+def _sync(folder: Path) -> None:
+    """Wait until every file of `folder` is on the disk, and the names too."""
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def newest(root: Path) -> Path:
@@ -98,8 +124,9 @@ def newest(root: Path) -> Path:
 
 
 def read_position(folder: Path) -> Position:
-    """Raises RunError when the checkpoint is damaged or of another format."""
+    """Raises RunError when the checkpoint is damaged (its tensor files included) or of another format."""
     path = folder / "rlkit" / "state.json"
+    _require_whole(folder)
     try:
         state = json.loads(path.read_text())
         if state["format"] != FORMAT:
@@ -115,6 +142,21 @@ def read_position(folder: Path) -> Position:
         raise RunError(
             f"{path}: not a readable checkpoint ({type(error).__name__}: {error}); delete the folder {folder} to resume from an earlier one"
         ) from error
+
+
+def _require_whole(folder: Path) -> None:
+    """Raise RunError when a tensor file is missing or cut: told before a model or a sampler tries to load it."""
+    from safetensors import SafetensorError, safe_open
+
+    weights = sorted(folder.glob("*.safetensors"))
+    for path in [*(weights or [folder / "model.safetensors"]), folder / "rlkit" / "optimizer.safetensors"]:
+        try:
+            with safe_open(path, framework="pt"):  # reads the header and compares the file's size with it
+                pass
+        except (OSError, SafetensorError) as error:
+            raise RunError(
+                f"{path}: not readable ({error}); delete the folder {folder} to resume from an earlier one"
+            ) from error
 
 
 def restore_optimizer(folder: Path, learner: Keeper, updates: int) -> None:

@@ -113,11 +113,14 @@ def train(
                 **clock.metrics(ask.tokens),
             }
             last = step == cfg.steps or (cfg.token_budget is not None and sampled >= cfg.token_budget)
+            due = last or step % max(1, cfg.log.every) == 0
             if cfg.log.eval_every and step % cfg.log.eval_every == 0:
                 metrics |= evaluate(step)
+                due = True
                 # What the evaluation left in the prefix cache would change the next step's last bits.
                 sampler.load(learner.weights(), learner.updates)
-            store.write_metrics(step, metrics)
+            if due:
+                store.write_metrics(step, metrics)
             if cfg.log.rollouts:
                 store.write_rollouts(step, groups, credits)
             view.step(step, metrics)

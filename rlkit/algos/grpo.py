@@ -66,12 +66,15 @@ def group_credits(groups: Sequence[Group], cfg: AlgoConfig) -> list[Credit]:
 
 
 def clipped_loss(
-    batch: Batch, out: TokenStats, log_ratio_BT: Tensor, cfg: AlgoConfig
+    batch: Batch, out: TokenStats, log_ratio_BT: Tensor, counted_BT: Tensor, cfg: AlgoConfig
 ) -> tuple[Tensor, Metrics]:
-    """PPO's clip on the given ratios, minus beta k3, weighed and summed."""
+    """PPO's clip on the given ratios, minus beta k3, weighed and summed.
+
+    counted_BT: bool, the tokens whose ratios the clip metrics count: all trained ones, or one of each sequence
+    """
     ratio_BT = log_ratio_BT.exp()
     term_BT = ppo_terms(ratio_BT, batch.adv_BT, cfg.epsilon, cfg.clip_high)
-    metrics = clip_metrics(ratio_BT.detach(), batch.adv_BT, batch.mask_BT, cfg.epsilon, cfg.clip_high)
+    metrics = clip_metrics(ratio_BT.detach(), batch.adv_BT, counted_BT, cfg.epsilon, cfg.clip_high)
     if out.ref_logp_BT is not None:
         kl_BT = k3(out.logp_BT, out.ref_logp_BT, batch.mask_BT)
         term_BT = term_BT - cfg.beta * kl_BT
@@ -92,4 +95,5 @@ class Grpo(Stateless):
         return group_credits(groups, self.cfg)
 
     def loss(self, batch: Batch, out: TokenStats) -> tuple[Tensor, Metrics]:
-        return clipped_loss(batch, out, log_ratio(out.logp_BT, out.old_logp_BT, batch.mask_BT), self.cfg)
+        log_ratio_BT = log_ratio(out.logp_BT, out.old_logp_BT, batch.mask_BT)
+        return clipped_loss(batch, out, log_ratio_BT, batch.mask_BT, self.cfg)

@@ -38,4 +38,5 @@ class GrpoN(Stateless):
         return negatives_only(group_credits(groups, self.cfg))
 
     def loss(self, batch: Batch, out: TokenStats) -> tuple[Tensor, Metrics]:
-        return clipped_loss(batch, out, log_ratio(out.logp_BT, out.old_logp_BT, batch.mask_BT), self.cfg)
+        log_ratio_BT = log_ratio(out.logp_BT, out.old_logp_BT, batch.mask_BT)
+        return clipped_loss(batch, out, log_ratio_BT, batch.mask_BT, self.cfg)

@@ -34,4 +34,5 @@ class GspoN(Stateless):
 
     def loss(self, batch: Batch, out: TokenStats) -> tuple[Tensor, Metrics]:
         token_BT = log_ratio(out.logp_BT, out.old_logp_BT, batch.mask_BT)
-        return clipped_loss(batch, out, sequence_log_ratio(token_BT, batch.mask_BT), self.cfg)
+        is_first_BT = batch.mask_BT & (batch.mask_BT.cumsum(-1) == 1)  # a sequence has one ratio
+        return clipped_loss(batch, out, sequence_log_ratio(token_BT, batch.mask_BT), is_first_BT, self.cfg)

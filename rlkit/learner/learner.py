@@ -77,11 +77,13 @@ class Learner:
         self.accelerator = Accelerator(mixed_precision="bf16" if autocast else "no")
         _check_head(model)
         for module in model.modules():
+            # A dropped unit would make the policy's log-prob differ from its own old one.
             if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0  # a dropped unit would make the policy's log-prob differ from its own old one
+                module.p = 0.0
+            elif hasattr(module, "attention_dropout"):
+                module.attention_dropout = 0.0  # transformers hands it to a function, not to a module
         if cfg.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            model.config.use_cache = False
         optimizer = torch.optim.AdamW(
             _parameter_groups(model, cfg.weight_decay),
             lr=learning_rate,
@@ -182,7 +184,10 @@ class Learner:
         }
 
     def _corrected(self, batch: Batch, old_BT: Tensor) -> tuple[Batch, Metrics]:
-        """The batch with importance ratios multiplied into its weights, and the sampler/learner gap as metrics."""
+        """The batch with importance ratios multiplied into its advantages, and the sampler/learner gap as metrics.
+
+        Advantages and not weights, because TRL corrects the policy's term alone: a KL penalty keeps its own.
+        """
         mask_BT = batch.mask_BT
         delta_BT = old_BT - batch.sampler_logp_BT
         gap_N = delta_BT[mask_BT].abs().double()
@@ -207,7 +212,7 @@ class Learner:
             f"{name}/max": Tally(float(ratio_N.max()), 1, "max"),
         }
         fields = {n: getattr(batch, n) for n in batch.__slots__}
-        return Batch(**{**fields, "weight_BT": batch.weight_BT * ratio_BT}), metrics
+        return Batch(**{**fields, "adv_BT": batch.adv_BT * ratio_BT}), metrics
 
     def _step(self) -> dict[str, Tally]:
         """Clip, step, clear; the weights stay as they are when the gradient is not finite."""

@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 def _chunk_stats(
     hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None, target_N: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    logits_NV = torch.nn.functional.linear(hidden_NH, head_VH, bias_V).float() / temperature
+    logits_NV = torch.nn.functional.linear(hidden_NH, head_VH, bias_V)
+    logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32)) / temperature
     logp_NV = logits_NV.log_softmax(-1)
     logp_N = logp_NV.gather(-1, target_N[:, None])[:, 0]
     with torch.no_grad():
@@ -28,7 +29,7 @@ def token_stats(
     temperature: float,
     chunk: int,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target and entropy of the distribution it came from: two float32 [N], nats.
+    """Log-probability of each target and entropy of the distribution it came from: two [N], nats, float32 or better.
 
     hidden_NH: the hidden states that predict the targets;  head_VH, bias_V: the output head;  target_N: token ids
     temperature: divides the logits, as the sampler's did.  The entropy carries no gradient.
