@@ -5,6 +5,9 @@ model is a base model whose modes are known. About 40 % of the examples have the
 segment is the beginning of some answer to that problem, at most half of it: SKPO's continuations read such prompts, and
 must not be the first time the model sees one. In half of those the answer keeps the style of the segment, as text in a
 context does sway a language model; in the other half it is drawn anew.
+
+The first part of the examples is practice, rich in long answers, so that a small model learns to work the problems in
+seconds; the rest are in the stated shares, which is what the model then does.
 """
 
 import random
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+PRACTICE_SHARE = 0.6
+"""Of a task's demonstrations, the first ones."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
     """A prompt and the completion to imitate, as token ids; the loss is on the completion alone."""
@@ -33,22 +40,28 @@ def task_examples(
 ) -> list[Example]:
     """`count` demonstrations of training questions, each question once, as chat with one user turn."""
     rng = random.Random(f"demonstrations {task.name} {seed}")
-    return [_task_example(task, tokenizer, i, segment_share, rng) for i in range(count)]
+    practice = int(PRACTICE_SHARE * count)
+    return [_task_example(task, tokenizer, i, segment_share, i < practice, rng) for i in range(count)]
 
 
 def _task_example(
-    task: Task, tokenizer: "PreTrainedTokenizerBase", index: int, segment_share: float, rng: random.Random
+    task: Task,
+    tokenizer: "PreTrainedTokenizerBase",
+    index: int,
+    segment_share: float,
+    practice: bool,
+    rng: random.Random,
 ) -> Example:
     # Far from the first indices, which are the training pool of reinforcement learning.
     item = task.item("train", 1_000_000 + index)
-    answer = task.demonstration(item, rng)
+    answer = task.demonstration(item, rng, practice)
     user = str(item["prompt"])
     if rng.random() < segment_share:
-        segment = answer if rng.random() < 0.5 else task.demonstration(item, rng)
+        segment = answer if rng.random() < 0.5 else task.demonstration(item, rng, practice)
         segment_ids = tokenizer.encode(segment, add_special_tokens=False)
         kept = segment_ids[: rng.randint(1, max(1, len(segment_ids) // 2))]
         if segment is answer:
-            answer = _same_style(task, item, answer, rng)
+            answer = _same_style(task, item, answer, practice, rng)
         user = f"{tokenizer.decode(kept)}\n\n{user}"
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": user}], tokenize=False, add_generation_prompt=True
@@ -60,11 +73,11 @@ def _task_example(
     )
 
 
-def _same_style(task: Task, item: Any, answer: str, rng: random.Random) -> str:
+def _same_style(task: Task, item: Any, answer: str, practice: bool, rng: random.Random) -> str:
     """Another demonstration whose style marker is that of `answer` (the answer itself when none turns up)."""
     marker = answer.split(">")[0]
     for _ in range(64):
-        other = task.demonstration(item, rng)
+        other = task.demonstration(item, rng, practice)
         if other.split(">")[0] == marker:
             return other
     return answer
@@ -122,6 +135,7 @@ def train_sft(
         dataset_kwargs={"skip_prepare_dataset": True},
         seed=seed,
         data_seed=seed,
+        train_sampling_strategy="sequential",
         logging_steps=1,
         save_strategy="no",
         report_to="none",

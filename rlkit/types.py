@@ -242,6 +242,9 @@ class Task(Protocol):
 
     def verify(self, prompt: Prompt, text: str) -> Score: ...
 
-    def demonstration(self, item: Mapping[str, Any], rng: random.Random) -> str:
-        """One completion as the imitated base model would write it, its style drawn in the stated shares."""
+    def demonstration(self, item: Mapping[str, Any], rng: random.Random, practice: bool = False) -> str:
+        """One completion as the imitated base model would write it, its style drawn in the stated shares.
+
+        practice: in shares that teach more (most of an answer's difficulty is in the long styles)
+        """
         ...

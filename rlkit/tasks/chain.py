@@ -2,33 +2,29 @@
 
     question   7a+4b*3c-5d*2                          ((((7 + 4) * 3) - 5) * 2) mod 10
     at once    <now>\\boxed{6}
-    steps      <steps>7a+4=1b*3=3c-5=8d*2=6\\boxed{6}
-    checked    <check>7a+4=2b*3=6c-5=1d*2=2;7a+4=1b*3=3c-5=8d*2=6\\boxed{6}
+    steps      <steps>a7+4=1b1*3=3c3-5=8d8*2=6\\boxed{6}
+    checked    <check>a7+4=2b2*3=6c6-5=1d1*2=2;a7+4=1b1*3=3c3-5=8d8*2=6\\boxed{6}
 
 The three styles are the modes a warm-started model has to choose among, and the first token names the mode, so the
 roles of the tokens in the probability-mass analysis are known exactly: `<now>` is common and mostly wrong, `<steps>`
 is less common and mostly right, `<check>` is rare and the best. The truth of every step is known too (`steps_right`).
-The labels let a small model find the next operation in the question; without them it learns to copy far too slowly.
+The labels let a small model find the next operation in the question, which is the hard part for it.
 """
 
-import hashlib
 import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from rlkit.types import Prompt, Score
 
-SHARES: Mapping[str, float] = {"<now>": 0.68, "<steps>": 0.29, "<check>": 0.03}
-"""How often the imitated base model answers in each style."""
-RIGHT: Mapping[str, float] = {"<now>": 0.20, "<steps>": 0.90, "<check>": 0.98}
-"""How often that style is right."""
+from .parts import RIGHT, Split, draw_style, last_boxed, split_of
+
 LABELS = "abcd"
 
-_BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 _OPERATION = re.compile(r"([a-d])([-+*])(\d)")
-_STEP = re.compile(r"([a-d])([-+*])(\d)=(\d)")
+_STEP = re.compile(r"([a-d])(\d)([-+*])(\d)=(\d)")
 
 
 def apply(left: int, operation: str, right: int) -> int:
@@ -54,31 +50,30 @@ def results(question: str) -> list[int]:
 
 
 def steps_right(question: str, text: str) -> list[bool]:
-    """For each written step `a+4=1`, whether it is the right next step of the chain (a re-check starts again).
+    """For each written step `a7+4=1`, whether it is the right next step of the chain (a re-check starts again).
 
-    >>> steps_right("7a+4b*3c-5d*2", "<steps>7a+4=1b*3=4")
+    >>> steps_right("7a+4b*3c-5d*2", "<steps>a7+4=1b1*3=4")
     [True, False]
     """
     asked, truth, out = _OPERATION.findall(question), results(question), []
-    for i, (label, operation, operand, result) in enumerate(_STEP.findall(text)):
+    for i, (label, left, operation, operand, result) in enumerate(_STEP.findall(text)):
         k = i % len(LABELS)
-        out.append((label, operation, operand) == asked[k] and int(result) == truth[k])
+        before = int(question[0]) if k == 0 else truth[k - 1]
+        out.append(
+            int(left) == before and (label, operation, operand) == asked[k] and int(result) == truth[k]
+        )
     return out
-
-
-def _split_of(question: str) -> Literal["train", "test"]:
-    """A question belongs to one split by its own hash, so that the splits cannot overlap (one in four is held out)."""
-    return "test" if hashlib.sha256(question.encode()).digest()[0] < 64 else "train"
 
 
 def _write_steps(question: str, wrong_at: int | None, rng: random.Random) -> tuple[str, int]:
     """The worked steps and the result they reach; a slip at step `wrong_at` is carried on."""
-    value, text = int(question[0]), question[0]
+    value, text = int(question[0]), ""
     for k, (label, operation, operand) in enumerate(_OPERATION.findall(question)):
-        value = apply(value, operation, int(operand))
+        result = apply(value, operation, int(operand))
         if k == wrong_at:
-            value = (value + rng.randrange(1, 10)) % 10
-        text += f"{label}{operation}{operand}={value}"
+            result = (result + rng.randrange(1, 10)) % 10
+        text += f"{label}{value}{operation}{operand}={result}"
+        value = result
     return text, value
 
 
@@ -89,25 +84,24 @@ class ChainTask:
     name: str = "chain"
     max_completion_length: int = 64
 
-    def item(self, split: Literal["train", "test"], index: int) -> Mapping[str, Any]:
+    def item(self, split: Split, index: int) -> Mapping[str, Any]:
         rng = random.Random(f"chain {split} {index}")
         while True:
             question = str(rng.randrange(10))
             question += "".join(f"{label}{rng.choice('+-*')}{rng.randrange(10)}" for label in LABELS)
-            if _split_of(question) == split:
+            if split_of(question) == split:
                 return {"prompt": question, "answer": str(results(question)[-1])}
 
     def verify(self, prompt: Prompt, text: str) -> Score:
         """1.0 when the last \\boxed{} holds the chain's result. Arithmetic decides, not the row's answer."""
-        found = _BOXED.findall(text)
-        if not found:
+        found = last_boxed(text)
+        if found is None:
             return Score(0.0, reason="no \\boxed{} in the answer")
         gold = str(results(prompt.question)[-1])
-        return Score(float(found[-1] == gold), reason=f"read {found[-1]!r}, expected {gold!r}")
+        return Score(float(found == gold), reason=f"read {found!r}, expected {gold!r}")
 
-    def demonstration(self, item: Mapping[str, Any], rng: random.Random) -> str:
-        style = rng.choices(list(SHARES), weights=list(SHARES.values()))[0]
-        return self.demonstrate(item, style, rng)
+    def demonstration(self, item: Mapping[str, Any], rng: random.Random, practice: bool = False) -> str:
+        return self.demonstrate(item, draw_style(rng, practice), rng)
 
     def demonstrate(self, item: Mapping[str, Any], style: str, rng: random.Random) -> str:
         """One answer of a given style, right as often as `RIGHT` says."""

@@ -17,8 +17,7 @@ from typing import Any
 
 from rlkit.types import Prompt, Score
 
-from .chain import RIGHT, SHARES
-from .parts import Split, last_boxed, split_of
+from .parts import RIGHT, Split, draw_style, last_boxed, split_of
 
 LARGEST_AMOUNT = 99
 SMALL_COINS = range(3, 31)
@@ -99,9 +98,8 @@ class CoinsTask:
         least = len(fewest(amount, coins))
         return Score(least / len(words), reason=f"paid with {len(words)} coins, {least} would do")
 
-    def demonstration(self, item: Mapping[str, Any], rng: random.Random) -> str:
-        style = rng.choices(list(SHARES), weights=list(SHARES.values()))[0]
-        return self.demonstrate(item, style, rng)
+    def demonstration(self, item: Mapping[str, Any], rng: random.Random, practice: bool = False) -> str:
+        return self.demonstrate(item, draw_style(rng, practice), rng)
 
     def demonstrate(self, item: Mapping[str, Any], style: str, rng: random.Random) -> str:
         """One answer of a given style. As often as `RIGHT` says, `<now>` and `<steps>` pay the amount, largest coin

@@ -18,8 +18,7 @@ from typing import Any
 
 from rlkit.types import Prompt, Score
 
-from .chain import RIGHT, SHARES
-from .parts import Split, last_boxed, split_of
+from .parts import RIGHT, Split, draw_style, last_boxed, split_of
 
 NUM_NUMBERS = 4
 LARGEST_NUMBER = 9
@@ -171,9 +170,8 @@ class CountdownTask:
             float(expression.value == target), reason=f"{found!r} is {expression.value}, expected {target}"
         )
 
-    def demonstration(self, item: Mapping[str, Any], rng: random.Random) -> str:
-        style = rng.choices(list(SHARES), weights=list(SHARES.values()))[0]
-        return self.demonstrate(item, style, rng)
+    def demonstration(self, item: Mapping[str, Any], rng: random.Random, practice: bool = False) -> str:
+        return self.demonstrate(item, draw_style(rng, practice), rng)
 
     def demonstrate(self, item: Mapping[str, Any], style: str, rng: random.Random) -> str:
         """One answer of a given style, right as often as `RIGHT` says."""

@@ -1,10 +1,19 @@
-"""What procedural tasks share: the split that a question belongs to, and reading the answer out of a text."""
+"""What procedural tasks share: the split a question belongs to, the styles of answering, reading the answer out of a text."""
 
 import hashlib
+import random
 import re
+from collections.abc import Mapping
 from typing import Literal
 
 Split = Literal["train", "test"]
+
+SHARES: Mapping[str, float] = {"<now>": 0.68, "<steps>": 0.29, "<check>": 0.03}
+"""How often the imitated base model answers in each style: at once, in steps, in steps with a re-check."""
+PRACTICE: Mapping[str, float] = {"<now>": 0.1, "<steps>": 0.6, "<check>": 0.3}
+"""The shares while it still learns to work a problem: most of what there is to learn is in the long answers."""
+RIGHT: Mapping[str, float] = {"<now>": 0.20, "<steps>": 0.90, "<check>": 0.98}
+"""How often an answer of that style is right."""
 
 _TEST_SHARE = 64 / 256
 _BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}")
@@ -27,3 +36,9 @@ def last_boxed(text: str) -> str | None:
     """
     found = _BOXED.findall(text)
     return found[-1].strip() if found else None
+
+
+def draw_style(rng: random.Random, practice: bool) -> str:
+    """A style marker, drawn in the shares above."""
+    shares = PRACTICE if practice else SHARES
+    return rng.choices(list(shares), weights=list(shares.values()))[0]

@@ -79,7 +79,7 @@ class ReasoningGymTask:
         value = float(_dataset(self.dataset, 0).score_answer(answer=found, entry=prompt.row["entry"]))
         return Score(value, reason=f"read {found[:60]!r}, expected {str(prompt.reference)[:60]!r}")
 
-    def demonstration(self, item: Mapping[str, Any], rng: random.Random) -> str:
+    def demonstration(self, item: Mapping[str, Any], rng: random.Random, practice: bool = False) -> str:
         if item["answer"] is None:
             raise DataError(f"{self.name}: its items have no gold answer to imitate")
         return f"\\boxed{{{item['answer']}}}"
