@@ -74,7 +74,8 @@ class Learner:
         self.learning_rate, self.temperature, self.num_iterations = learning_rate, temperature, num_iterations
         self.pad_id = pad_id
         self.updates = 0
-        self.accelerator = Accelerator(mixed_precision="bf16" if autocast else "no")
+        # The precision is not the accelerator's: a process has one for good, and a warm start may have set it already.
+        self.accelerator, self.autocast = Accelerator(), autocast
         _check_head(model)
         for module in model.modules():
             # A dropped unit would make the policy's log-prob differ from its own old one.
@@ -99,7 +100,7 @@ class Learner:
 
     def _stats(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies of the masked tokens, [B, T] float32, 0 elsewhere."""
-        with self.accelerator.autocast():
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.autocast):
             body = model.base_model(
                 input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False
             )
