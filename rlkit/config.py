@@ -424,8 +424,8 @@ class SftConfig:
     """Optimizer steps."""
     batch_size: int = 64
     """Examples of one optimizer step."""
-    learning_rate: float = 1e-3
-    """Peak learning rate; the tiny model wants 1e-3, a pretrained one 1e-5."""
+    learning_rate: float | None = None
+    """Peak learning rate; none: 2e-3 for `tiny`, 1e-5 for anything else."""
     max_length: int = 512
     """Tokens of prompt and completion; longer examples are dropped and counted."""
     segment_share: float = 0.4
@@ -438,5 +438,6 @@ class SftConfig:
     def __post_init__(self) -> None:
         _require(self.steps > 0, "steps", self.steps, "at least 1")
         _require(self.batch_size > 0, "batch_size", self.batch_size, "at least 1")
-        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
+        rate = self.learning_rate
+        _require(rate is None or rate > 0, "learning_rate", rate, "a positive number")
         _require(0 <= self.segment_share < 1, "segment_share", self.segment_share, "a share in [0, 1)")

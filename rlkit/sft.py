@@ -98,7 +98,7 @@ def train_sft(
 ) -> float:
     """Train `model` in place and save it with its tokenizer to `output_dir`; returns the last loss, nats per token.
 
-    Learning rate: 5 % linear warm-up, then cosine to zero. `on_step(step, loss)` is called after every optimizer step.
+    AdamW with betas 0.9 and 0.95; 5 % linear warm-up, then cosine to zero. `on_step(step, loss)` is called after every optimizer step.
     Raises DataError when no example fits into `max_length` tokens.
     """
     import torch
@@ -129,6 +129,7 @@ def train_sft(
         max_steps=steps,
         per_device_train_batch_size=batch_size,
         learning_rate=learning_rate,
+        adam_beta2=0.95,
         lr_scheduler_type="cosine",
         warmup_steps=max(1, steps // 20),
         max_length=None,
