@@ -13,7 +13,8 @@ runs/NAME/
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,9 @@ class Store:
 
     def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line of metrics.jsonl, on disk before this returns, and the same as TensorBoard events."""
-        self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._metrics.flush()
+        with _refused_disk(self.folder / "metrics.jsonl"):
+            self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
+            self._metrics.flush()
         if self._events is not None:
             for name, value in metrics.items():
                 self._events.add_scalar(name, value, step)
@@ -72,17 +74,25 @@ class Store:
         import pyarrow.parquet
 
         table = pyarrow.Table.from_pylist(_rows(step, groups, credits), schema=_schema())
-        pyarrow.parquet.write_table(table, self.folder / "rollouts" / f"step-{step:06d}.parquet")
+        path = self.folder / "rollouts" / f"step-{step:06d}.parquet"
+        draft = path.with_name(f".{path.name}.draft")  # who reads along sees whole files only
+        with _refused_disk(path):
+            pyarrow.parquet.write_table(table, draft)
+            draft.replace(path)
 
     def write_evaluation(self, row: Mapping[str, Any]) -> None:
-        with (self.folder / "evaluations.jsonl").open("a") as file:
+        path = self.folder / "evaluations.jsonl"
+        with _refused_disk(path), path.open("a") as file:
             file.write(json.dumps(dict(row)) + "\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        (self.folder / "summary.json").write_text(json.dumps(dict(summary), indent=2) + "\n")
+        path = self.folder / "summary.json"
+        with _refused_disk(path):
+            path.write_text(json.dumps(dict(summary), indent=2) + "\n")
 
     def close(self) -> None:
-        self._metrics.close()
+        with suppress(OSError):  # every line was flushed; what a full disk refused has been told
+            self._metrics.close()
         if self._events is not None:
             self._events.close()
         self._lock.release()
@@ -98,6 +108,8 @@ class Store:
         for path in (self.folder / "rollouts").glob("step-*.parquet"):
             if int(path.stem.removeprefix("step-")) > steps:
                 path.unlink()
+        for draft in (self.folder / "rollouts").glob(".step-*.draft"):
+            draft.unlink()
         for draft in self.checkpoints.glob(".step-*.draft"):
             shutil.rmtree(draft, ignore_errors=True)
 
@@ -113,13 +125,29 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_rollouts(folder: Path, step: int) -> list[dict[str, Any]]:
-    """The rows of one step's rollouts, as written."""
+    """The rows of one step's rollouts, as written. Raises RunError when they are missing or damaged."""
+    import pyarrow
     import pyarrow.parquet
 
-    rows: list[dict[str, Any]] = pyarrow.parquet.read_table(
-        folder / "rollouts" / f"step-{step:06d}.parquet"
-    ).to_pylist()
+    path = folder / "rollouts" / f"step-{step:06d}.parquet"
+    try:
+        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise RunError(
+            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); was the run made with --log.rollouts?"
+        ) from error
     return rows
+
+
+@contextmanager
+def _refused_disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot be written ({error.strerror or error}); is the disk full? "
+            "Make room and continue with --resume from the last checkpoint"
+        ) from error
 
 
 def _lock(folder: Path) -> Any:
@@ -191,18 +219,23 @@ def _walk(group: Group) -> list[tuple[str, Rollout]]:
 def _row(step: int, role: str, r: Rollout, advantages: list[float] | None) -> dict[str, Any]:
     return {
         "step": step,
-        "prompt_id": r.prompt_id,
+        "prompt_id": _encodable(r.prompt_id),
         "role": role,
         "prompt_tokens": r.prompt_tokens,
         "token_ids": r.token_ids,
         "logprobs": r.logprobs,
         "advantages": advantages,  # null: the rollout was not trained (skip, error, or nothing to compare)
         "segments": [{"kind": s.kind, "start": s.start, "end": s.end} for s in r.segments],
-        "text": r.text,
+        "text": None if r.text is None else _encodable(r.text),
         "outcome": r.score.outcome if r.score else None,
         "score": r.value,
-        "reason": r.score.reason if r.score else None,
-        "parts": list(r.score.parts.items()) if r.score else None,
+        "reason": _encodable(r.score.reason) if r.score else None,
+        "parts": [(_encodable(n), v) for n, v in r.score.parts.items()] if r.score else None,
         "finish_reason": r.finish_reason,
         "policy_version": r.policy_version,
     }
+
+
+def _encodable(text: str) -> str:
+    """`text` with lone surrogates (a user's JSON may hold them) as U+FFFD: parquet keeps UTF-8 only."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
