@@ -44,9 +44,12 @@ SLACK_TOKENS = 32
 def algo_config(name: str) -> AlgoConfig:
     """The default config of an algorithm; a user's `file.py:attr` may carry its own as `Config`."""
     if is_user_object(name):
-        config = getattr(load_user_object(name, "--algo"), "Config", AlgoConfig)
-        made: AlgoConfig = config(name=name)
-        return made
+        config = getattr(_user_algorithm(name), "Config", AlgoConfig)
+        if not (isinstance(config, type) and issubclass(config, AlgoConfig)):
+            raise ConfigError(
+                f"--algo {name}: its Config is {config!r}; expected a subclass of rlkit.config.AlgoConfig"
+            )
+        return config(name=name)
     if name not in ALGO_CONFIGS:
         raise ConfigError(
             f"--algo: {unknown_name('algorithm', name, ALGO_CONFIGS)}; or your own file.py:attr"
@@ -54,15 +57,21 @@ def algo_config(name: str) -> AlgoConfig:
     return ALGO_CONFIGS[name]()
 
 
+def _user_algorithm(name: str) -> Any:
+    """The user's class. Raises ConfigError when it lacks what every algorithm has."""
+    found = load_user_object(name, "--algo")
+    missing = [m for m in ("collect", "credit", "loss") if not hasattr(found, m)]
+    if missing or not callable(found):
+        lack = f"has no {', '.join(missing)}" if missing else "cannot be called"
+        raise ConfigError(
+            f"--algo {name}: {found!r} {lack}; expected a class with collect, credit and loss, as in rlkit/algos/base.py"
+        )
+    return found
+
+
 def make_algorithm(cfg: AlgoConfig, sampling: "Sampling") -> "Algorithm":
     if is_user_object(cfg.name):
-        make: Any = load_user_object(cfg.name, "--algo")
-        missing = [m for m in ("collect", "credit", "loss") if not hasattr(make, m)]
-        if missing:
-            raise ConfigError(
-                f"--algo {cfg.name}: has no {', '.join(missing)}; see docs/algorithms in the README"
-            )
-        return make(cfg, sampling)  # type: ignore[no-any-return]
+        return _user_algorithm(cfg.name)(cfg, sampling)  # type: ignore[no-any-return]
     if cfg.name == "grpo":
         from rlkit.algos.grpo import Grpo
 
@@ -146,6 +155,8 @@ def find_model(model: ModelConfig) -> "ModelPlace":
     from rlkit.models import resolve_model, shape_from_config
 
     place = resolve_model(model)
+    if place.kind == "folder":
+        _require_whole(Path(place.path), model.name)
     if place.kind != "tiny":
         return place
     from rlkit.tiny import make_config, make_tokenizer
@@ -167,10 +178,26 @@ def model_folder(place: "ModelPlace", task: Task | None, console: "Console") -> 
     from rlkit.models import fetch_model
 
     if place.kind != "tiny":
-        return fetch_model(place)
+        folder = fetch_model(place)
+        _require_whole(folder, place.name)
+        return folder
     from rlkit.tasks import make_task as make
 
     return tiny_folder(task or make("task:chain"), console)
+
+
+def _require_whole(folder: Path, name: str) -> None:
+    """Raise ModelError when a weight file is cut or no weight file at all; reads their headers, not the weights."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="np"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"--model {name}: {path} is no whole weight file ({error}); copy or download it again"
+            ) from error
 
 
 def load_model(folder: Path, cfg: ModelConfig) -> Any:
@@ -180,13 +207,28 @@ def load_model(folder: Path, cfg: ModelConfig) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what it would warn of is raised below
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, trust_remote_code=cfg.trust_remote_code, local_files_only=True
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            trust_remote_code=cfg.trust_remote_code,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).strip().split("\n")[0]
         raise ModelError(f"--model {cfg.name}: the weights in {folder} cannot be loaded ({first})") from error
+    model, report = loaded
+    # transformers would draw these at random
+    absent = sorted({*report["missing_keys"], *(str(key[0]) for key in report["mismatched_keys"])})
+    if absent:
+        raise ModelError(
+            f"--model {cfg.name}: the weights in {folder} do not fit its config.json: {len(absent)} tensors are missing or of "
+            f"another shape, the first: {absent[0]}"
+        )
+    return model
 
 
 def tiny_folder(task: Task, console: "Console", seed: int = 0) -> Path:
@@ -253,7 +295,7 @@ def imitate(
             folder,
             steps=cfg.steps,
             batch_size=cfg.batch_size,
-            learning_rate=cfg.learning_rate,
+            learning_rate=cfg.learning_rate or (2e-3 if cfg.model.name == "tiny" else 1e-5),
             max_length=cfg.max_length,
             seed=cfg.seed,
             on_step=lambda step, loss: view.step(step, {"loss": loss}),

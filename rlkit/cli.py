@@ -5,17 +5,24 @@ Every field of a config is a flag: `--learner.learning-rate 1e-4`. Two shorthand
 """
 
 import dataclasses
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from rlkit import __version__
 from rlkit.config import EvalConfig, SftConfig, TrainConfig
-from rlkit.errors import ConfigError, RlkitError, RunError, unknown_name
+from rlkit.errors import DISK_FULL_ERRORS, ConfigError, RlkitError, RunError, unknown_name
+from rlkit.flags import checked, expand, flag_types
+from rlkit.toml import load_toml, to_flags
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +49,7 @@ class TrainArgs:
     """A TOML file with settings; flags overrule it. The config.toml of a run folder is one."""
     resume: Path | None = None
     """Continue the run in this folder, bit for bit as if it had never stopped."""
-    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
+    dry_run: bool = False
     """Show the plan (batch, memory, disk, data, a prompt, a scored gold answer) and end before any weight loads."""
 
 
@@ -68,16 +75,70 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The `rlkit` command. Errors that are the user's to mend end in one sentence and exit code 2, 3 or 130."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(args)
+        with _sigterm_as_ctrl_c(), _quiet_threads():
+            code = _dispatch(args)
+        if sys.stdout is not None:  # None: started with it closed
+            sys.stdout.flush()  # here, so that a reader that left is met below and not at the interpreter's end
+        return code
     except RlkitError as error:
-        print(f"rlkit: {error}", file=sys.stderr)
+        from rlkit.printable import printable
+
+        print(f"rlkit: {printable(' '.join(str(error).splitlines()))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("rlkit: stopped by Ctrl-C", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader (head, less) has seen enough
-        sys.stderr.close()
+        _drop_stdout()
         return 0
+    except OSError as error:
+        if error.errno not in DISK_FULL_ERRORS:
+            raise
+        _drop_stdout()
+        print(
+            f"rlkit: {error.filename or 'output'}: cannot be written ({error.strerror}); make room",
+            file=sys.stderr,
+        )
+        return RlkitError.exit_code
+
+
+def _drop_stdout() -> None:
+    """What is still in its buffer would be written once more at the interpreter's end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """A scheduler's SIGTERM is Ctrl-C, whatever that means at the time: at once, or after the step with a checkpoint."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread: whoever owns it decides about signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """A writer's thread (TensorBoard) that meets a full disk hands the error on to us: no need for its traceback too."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if getattr(args.exc_value, "errno", None) not in DISK_FULL_ERRORS:
+            before(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _dispatch(args: list[str]) -> int:
@@ -113,9 +174,7 @@ def _train(args: list[str]) -> int:
     if resume is None:
         parsed = parse(TrainArgs, _start(TrainConfig(), args), args, "rlkit train")
     else:
-        path = Path(resume) / "config.toml"
-        if not path.is_file():
-            raise RunError(f"--resume {resume}: not a run folder (it has no config.toml)")
+        path = _config_of(Path(resume))
         kept = ["--config", str(path)]
         before = parse(TrainArgs, _start(TrainConfig(), kept), kept, "rlkit train").cfg
         parsed = parse(TrainArgs, before, args, "rlkit train")
@@ -125,13 +184,26 @@ def _train(args: list[str]) -> int:
     return commands.train(parsed.cfg, _console(), resume=parsed.resume, dry_run=parsed.dry_run)
 
 
+def _config_of(run: Path) -> Path:
+    """The config.toml of a run folder."""
+    if (run / "rlkit" / "state.json").is_file():
+        raise RunError(f"--resume {run}: a checkpoint; pass the run folder it lies in, {run.parent.parent}")
+    if not run.is_dir():
+        raise RunError(
+            f"--resume {run}: no such folder (looked from {Path.cwd()}); expected a run folder, as runs/NAME"
+        )
+    if not (run / "config.toml").is_file():
+        raise RunError(
+            f"--resume {run}: not a run folder, since it has no config.toml; expected a folder that a run wrote"
+        )
+    return run / "config.toml"
+
+
 def _start(default: TrainConfig, args: Sequence[str]) -> TrainConfig:
     """The default config of the algorithm that the flags or the TOML file name: its class decides which flags there are."""
     name = _value_of("--algo", args) or _value_of("--algo.name", args)
     path = _value_of("--config", args)
     if name is None and path is not None:
-        from rlkit.toml import load_toml
-
         algo = load_toml(Path(path)).get("algo", {})
         name = algo if isinstance(algo, str) else algo.get("name") if isinstance(algo, dict) else None
     if name is None:
@@ -142,45 +214,13 @@ def _start(default: TrainConfig, args: Sequence[str]) -> TrainConfig:
 
 
 def parse(kind: type[Any], default: Any, args: Sequence[str], prog: str) -> Any:
-    """Flags over a TOML file over `default`. tyro ends the process itself (exit code 2) on a flag it does not know."""
+    """Flags over a TOML file over `default`. Raises ConfigError for a flag, a key or a value that cannot be meant."""
+    known = flag_types(kind, default)
     path = _value_of("--config", args)
+    flags = checked(expand(args, default), known, prog.removeprefix("rlkit "))
     if path is not None:
-        from rlkit.toml import load_toml, to_flags
-
-        flags = to_flags(load_toml(Path(path)), default, Path(path))
-        default = _tyro(kind, default, flags, f"{path}:").cfg
-    return _tyro(kind, default, expand(args, default), prog)
-
-
-def _tyro(kind: type[Any], default: Any, flags: Sequence[str], prog: str) -> Any:
-    return tyro.cli(kind, default=kind(cfg=default), args=list(flags), prog=prog)
-
-
-def expand(args: Sequence[str], default: Any) -> list[str]:
-    """Short forms to full flags: `--algo skpo`, `--learning-rate 1e-4`.
-
-    >>> expand(["--algo", "skpo", "--learning-rate=1e-4", "--steps", "3"], TrainConfig())
-    ['--algo.name', 'skpo', '--learner.learning-rate=1e-4', '--steps', '3']
-    """
-    rooms = {
-        f.name: getattr(default, f.name) for f in fields(default) if is_dataclass(getattr(default, f.name))
-    }
-    own = {f.name for f in fields(default)} | {"config", "resume", "dry_run"}
-    owners: dict[str, list[str]] = {}
-    for room, value in rooms.items():
-        for f in fields(value):
-            owners.setdefault(f.name, []).append(room)
-    out = []
-    for arg in args:
-        flag, equals, value = arg.partition("=")
-        name = flag.removeprefix("--").replace("-", "_") if flag.startswith("--") else ""
-        bare = name.removeprefix("no_")
-        if name in rooms:
-            flag = f"--{flag.removeprefix('--')}.name"
-        elif bare not in own and len(owners.get(bare, [])) == 1:
-            flag = f"--{owners[bare][0]}.{flag.removeprefix('--')}"
-        out.append(f"{flag}{equals}{value}")
-    return out
+        flags = [*checked(to_flags(load_toml(Path(path)), default, Path(path)), known, path), *flags]
+    return tyro.cli(kind, default=kind(cfg=default), args=flags, prog=prog)
 
 
 def _value_of(flag: str, args: Sequence[str]) -> str | None:
@@ -199,16 +239,31 @@ MAY_CHANGE = ("steps", "token_budget", "log", "output_dir")
 
 
 def _require_same(before: TrainConfig, after: TrainConfig) -> None:
+    old, new = _settings(before), _settings(after)
     changed = [
-        f.name
-        for f in fields(TrainConfig)
-        if f.name not in MAY_CHANGE and getattr(before, f.name) != getattr(after, f.name)
+        f"{name} = {new.get(name)!r} (it was {old.get(name)!r})"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and name.partition(".")[0] not in MAY_CHANGE
     ]
     if changed:
         raise ConfigError(
-            f"--resume: {', '.join(changed)} would differ from the run that is continued; only {', '.join(MAY_CHANGE)} may. "
+            f"--resume: {', '.join(changed)} would make it another run; only {', '.join(MAY_CHANGE)} may change. "
             "Start a new run for other settings"
         )
+
+
+def _settings(cfg: TrainConfig) -> dict[str, Any]:
+    """Every setting by its full name."""
+    out: dict[str, Any] = {}
+    for f in fields(cfg):
+        value = getattr(cfg, f.name)
+        inner = (
+            {f"{f.name}.{g.name}": getattr(value, g.name) for g in fields(value)}
+            if is_dataclass(value)
+            else {}
+        )
+        out |= inner or {f.name: value}
+    return out
 
 
 def _console() -> "Console":

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlkit import build
 from rlkit.config import ALGO_CONFIGS, EvalConfig, SftConfig, TrainConfig
-from rlkit.errors import ModelError, RunError
+from rlkit.errors import DISK_FULL_ERRORS, Interrupted, ModelError, RunError
+from rlkit.printable import printable
 from rlkit.types import Prompt, Sampler, Task, Verifier
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Ready:
     data: "PromptData"
     tokenizer: Any
     verifier: Verifier
+    held_out: Sequence[Prompt]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,7 @@ def prepare(cfg: TrainConfig) -> "tuple[Plan, Ready | None]":
     place = build.find_model(cfg.model)
     verifier = build.make_verifier(cfg.reward, task)
     rows = build.load_training_rows(cfg.data, cfg.reward, task)
-    problem, data, tokenizer = None, None, None
+    problem, data, tokenizer, held_out = None, None, None, []
     try:
         tokenizer = build.find_tokenizer(place)
     except ModelError as error:
@@ -96,6 +98,9 @@ def prepare(cfg: TrainConfig) -> "tuple[Plan, Ready | None]":
         data = build.make_data(cfg, task, rows, tokenizer)
         first, described = data.first, data.describe()
         pool = len(data.ids)
+        held_out = build.held_out_prompts(
+            cfg.data, cfg.max_prompt_length, task, tokenizer, cfg.log.eval_prompts
+        )
     # The gold answer is scored as answers will be: in a process that can be killed.
     with VerifierPool(verifier, cfg.reward.workers, cfg.reward.timeout) as judges:
         told = preflight.plan(
@@ -110,7 +115,15 @@ def prepare(cfg: TrainConfig) -> "tuple[Plan, Ready | None]":
         )
     if not told.ready or data is None:
         return told, None
-    return told, Ready(cfg=cfg, task=task, place=place, data=data, tokenizer=tokenizer, verifier=verifier)
+    return told, Ready(
+        cfg=cfg,
+        task=task,
+        place=place,
+        data=data,
+        tokenizer=tokenizer,
+        verifier=verifier,
+        held_out=held_out,
+    )
 
 
 def train(cfg: TrainConfig, console: "Console", *, resume: Path | None = None, dry_run: bool = False) -> int:
@@ -124,9 +137,27 @@ def train(cfg: TrainConfig, console: "Console", *, resume: Path | None = None, d
         return 0 if ready is not None or only_offline else 2
     if ready is None:
         return 2
-    outcome = run(ready, console, resume=resume)
-    console.print(_closing_words(outcome, ready.cfg), soft_wrap=True, highlight=False, markup=False)
+    folder = resume or Path(ready.cfg.output_dir or "")
+    try:
+        outcome = run(ready, console, resume=resume)
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"stopped at once by Ctrl-C; {_way_on(folder)}") from error
+    except OSError as error:
+        if error.errno not in DISK_FULL_ERRORS:
+            raise
+        raise RunError(
+            f"{folder}: the disk is full ({error.strerror}); make room, then {_way_on(folder)}"
+        ) from error
+    words = printable(_closing_words(outcome, ready.cfg))
+    console.print(words, soft_wrap=True, highlight=False, markup=False)
     return 0
+
+
+def _way_on(run: Path) -> str:
+    """What can be done about a run that ended before its time."""
+    if any((run / "checkpoints").glob("step-*")):
+        return f"continue from the last checkpoint with `rlkit train --resume {run}`"
+    return f"delete {run}, which has no checkpoint yet, and start again"
 
 
 def _closing_words(outcome: Outcome, cfg: TrainConfig) -> str:
@@ -151,7 +182,7 @@ def run(ready: Ready, console: "Console", *, resume: Path | None = None) -> Outc
     from rlkit.show import Terminal
     from rlkit.toml import to_toml
 
-    cfg, tokenizer = ready.cfg, ready.tokenizer
+    cfg, tokenizer, held_out = ready.cfg, ready.tokenizer, ready.held_out
     longest = cfg.max_completion_length or 0
     start = Position(step=0, updates=0, sampled_tokens=0, data={}, algo={})
     with ExitStack() as open_things:
@@ -176,9 +207,7 @@ def run(ready: Ready, console: "Console", *, resume: Path | None = None) -> Outc
         )
         judge, pool = build.make_judge(cfg.reward, ready.verifier, tokenizer)
         open_things.enter_context(closing(pool))
-        held_out = build.held_out_prompts(
-            cfg.data, cfg.max_prompt_length, ready.task, tokenizer, cfg.log.eval_prompts
-        )
+        model = build.load_model(weights, cfg.model)  # before the sampler starts, which takes longer to fail
         with console.status(f"starting the sampler ({cfg.sampler.name})"):
             sampler = build.make_sampler(
                 cfg.sampler,
@@ -189,7 +218,7 @@ def run(ready: Ready, console: "Console", *, resume: Path | None = None) -> Outc
             )
         open_things.enter_context(closing(sampler))
         learner = Learner(
-            build.load_model(weights, cfg.model),
+            model,
             cfg.learner,
             cfg.algo,
             learning_rate=cfg.learner.learning_rate or 0.0,
@@ -225,7 +254,7 @@ def run(ready: Ready, console: "Console", *, resume: Path | None = None) -> Outc
                     start=start,
                 )
             except loop.Stopped as stopped:
-                raise RunError(
+                raise Interrupted(
                     f"stopped after step {stopped.step}; continue with `rlkit train --resume {store.folder}`"
                 ) from stopped
         seconds = time.perf_counter() - began
@@ -349,9 +378,8 @@ def sft(cfg: SftConfig, console: "Console") -> int:
     else:
         model = build.load_model(build.model_folder(place, task, console), cfg.model)
     build.imitate(model, tokenizer, examples, cfg, output, console, f"sft of {_slug(cfg.model.name)}")
-    console.print(
-        f"model folder: {output}; train it with `rlkit train --model {output}`", soft_wrap=True, markup=False
-    )
+    words = printable(f"model folder: {output}; train it with `rlkit train --model {output}`")
+    console.print(words, soft_wrap=True, highlight=False, markup=False)
     return 0
 
 

@@ -1,11 +1,15 @@
-"""What rlkit raises when the fault is not its own: one base class, five children, one sentence each.
+"""What rlkit raises when the fault is not its own: one base class, six children, one sentence each.
 
 The command line prints an `RlkitError` as one sentence and exits with its `exit_code`; any other exception is a
 defect of rlkit and keeps its traceback.
 """
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says when it will not write more (full, over the quota, file too large)."""
 
 
 class RlkitError(Exception):
@@ -34,6 +38,12 @@ class RolloutError(RlkitError):
 
 class RunError(RlkitError):
     """A run folder or a checkpoint that cannot be read, written or continued."""
+
+
+class Interrupted(RlkitError):
+    """A run that ended early because its user, or a scheduler, asked for it."""
+
+    exit_code = 130
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console, Group as Stack
+from rich.console import Console
+from rich.console import Group as Stack
 from rich.panel import Panel
 from rich.progress import (
     BarColumn,
@@ -28,19 +29,19 @@ class Terminal:
 
     def __init__(self, title: str, steps: int, start: int = 0, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
-        self.title, self.steps = title, steps
+        self.title, self.steps = printable(title), steps
         self._last_line = 0.0
         self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TaskProgressColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", markup=False),
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self._task = self._bar.add_task(title, total=steps, completed=start, numbers="")
+        self._task = self._bar.add_task(self.title, total=steps, completed=start, numbers="")
 
     def __enter__(self) -> "Terminal":
         self._bar.start()
@@ -73,12 +74,11 @@ class Terminal:
             _answer("best", best, "green"),
             *([_answer("worst", worst, "red")] if worst is not best else []),
         )
-        self.console.print(
-            Panel(body, title=f"step {step}, prompt {printable(leaf.prompt.id)}", title_align="left")
-        )
+        title = Text(printable(f"step {step}, prompt {leaf.prompt.id}"))
+        self.console.print(Panel(body, title=title, title_align="left"))
 
     def say(self, sentence: str) -> None:
-        self.console.print(Text(sentence), soft_wrap=True)
+        self.console.print(Text(printable(sentence)), soft_wrap=True)
 
 
 def headline(metrics: Mapping[str, float]) -> str:

@@ -36,28 +36,54 @@ def load_toml(path: Path) -> dict[str, Any]:
 
 
 def to_flags(values: Mapping[str, Any], default: Any, path: Path) -> list[str]:
-    """TOML values as flags of `default`'s class. `algo = "skpo"` is short for `[algo] name = "skpo"`.
+    """TOML values as flags of `default`'s class. `algo = "skpo"` is short for `[algo] name = "skpo"`, and a setting that
+    only one room has may stand outside of it.
 
     Raises ConfigError for a key that no config knows, with the nearest that it does.
     """
     return list(_flags(values, default, path, ""))
 
 
+def owners_of(default: Any) -> dict[str, list[str]]:
+    """The rooms of a config that have a setting of some name.
+
+    >>> from rlkit.config import TrainConfig
+    >>> owners_of(TrainConfig())["learning_rate"]
+    ['learner']
+    """
+    owners: dict[str, list[str]] = {}
+    for f in fields(default):
+        room = getattr(default, f.name)
+        for inner in fields(room) if is_dataclass(room) else ():
+            owners.setdefault(inner.name, []).append(f.name)
+    return owners
+
+
 def _flags(values: Mapping[str, Any], default: Any, path: Path, prefix: str) -> Iterator[str]:
     known = {f.name: getattr(default, f.name) for f in fields(default)}
+    owners = owners_of(default)
     for key, value in values.items():
         name = key.replace("-", "_")
+        if name not in known and len(owners.get(name, [])) == 1:
+            room = owners[name][0]
+            yield from _flags({name: value}, known[room], path, f"{room}.")
+            continue
         if name not in known:
             where = f"{path}, [{prefix.rstrip('.')}]" if prefix else f"{path}"
             raise ConfigError(f"{where}: {unknown_name('setting', key, known)}")
         if is_dataclass(known[name]):
-            room = value if isinstance(value, Mapping) else {"name": value}
-            yield from _flags(room, known[name], path, f"{prefix}{name}.")
-        elif isinstance(value, Mapping):
-            raise ConfigError(f"{path}: [{prefix}{name}] is a setting, not a room; write {name} = ...")
-        elif isinstance(value, bool):
-            flag = f"{prefix}{name}" if value else f"{prefix}no_{name}"
-            yield f"--{flag.replace('_', '-')}"
+            inner = value if isinstance(value, Mapping) else {"name": value}
+            yield from _flags(inner, known[name], path, f"{prefix}{name}.")
         else:
-            yield f"--{prefix}{name}".replace("_", "-")
-            yield str(value)
+            yield _flag(f"{prefix}{name}", value, known[name], path)
+
+
+def _flag(name: str, value: Any, known: Any, path: Path) -> str:
+    """One setting as a flag; text, numbers and switches only."""
+    if isinstance(known, bool) != isinstance(value, bool) or not isinstance(value, str | int | float):
+        expected = "true or false" if isinstance(known, bool) else "a text or a number"
+        raise ConfigError(f"{path}: {name} = {value!r}: expected {expected}")
+    room, dot, last = name.replace("_", "-").rpartition(".")
+    if isinstance(value, bool):
+        return f"--{room}{dot}{'' if value else 'no-'}{last}"
+    return f"--{room}{dot}{last}={value}"

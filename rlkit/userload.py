@@ -2,8 +2,8 @@
 
 import difflib
 import importlib
-import importlib.util
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 
@@ -26,14 +26,13 @@ def load_user_object(name: str, flag: str) -> object:
     if module_name.endswith(".py"):
         module = _load_file(Path(module_name), flag, name)
     else:
-        try:
-            module = importlib.import_module(module_name)
-        except ImportError as error:
-            raise ConfigError(f"{flag} {name}: cannot import {module_name} ({error})") from error
+        module = _import(module_name, module_name, flag, name)
     if not hasattr(module, attr):
-        public = [n for n in vars(module) if not n.startswith("_")]
+        public = [
+            n for n, v in vars(module).items() if not n.startswith("_") and not isinstance(v, ModuleType)
+        ]
         near = difflib.get_close_matches(attr, public, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ConfigError(
             f"{flag} {name}: {module_name} has no {attr!r}{hint} It defines: {', '.join(public) or 'nothing'}"
         )
@@ -52,7 +51,26 @@ def _load_file(path: Path, flag: str, name: str) -> ModuleType:
         raise ConfigError(
             f"{flag} {name}: a module named {path.stem!r} is loaded already; rename {path.name}"
         )
+    importlib.invalidate_caches()  # the file may be younger than what was seen of its folder
+    return _import(path.stem, str(path), flag, name)
+
+
+def _import(module: str, shown: str, flag: str, name: str) -> ModuleType:
     try:
-        return importlib.import_module(path.stem)
-    except Exception as error:  # user code may raise anything; say whose it is and keep the cause
-        raise ConfigError(f"{flag} {name}: running {path} failed: {type(error).__name__}: {error}") from error
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{flag} {name}: cannot import {shown} ({error})") from error
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # user code may raise anything; say whose it is and keep the cause
+        what = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise ConfigError(f"{flag} {name}: importing {shown} failed: {what}{_place(error)}") from error
+
+
+def _place(error: BaseException) -> str:
+    """` at file:line`, where the imported code raised; nothing for a SyntaxError, which tells its own."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    if isinstance(error, SyntaxError) or len(frames) < 3:  # this file and importlib's own
+        return ""
+    return f" at {frames[-1].filename}:{frames[-1].lineno}"
