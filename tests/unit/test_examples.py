@@ -235,6 +235,26 @@ def test_a_setting_without_effect_is_refused(name: str) -> None:
         type(made(name).cfg)(beta=0.1)
 
 
+def test_a_resumed_run_has_the_numbers_of_one_that_never_stopped(model_folder: Path, tmp_path: Path) -> None:
+    """As the README says; with SKPO, whose memory of the prompts is part of what must survive."""
+    flags = "train --algo skpo --reward examples/custom_verifier.py:brief --sampler hf --prompts-per-step 4"
+    flags += " --num-generations 3 --max-completion-length 12 --learning-rate 1e-3 --eval-prompts 2 --log.no-tensorboard"
+    args = [*flags.split(), *CHAIN, "--model", str(model_folder), "--output-dir"]
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    assert cli.main([*args, str(whole), "--steps", "4"]) == 0
+    assert cli.main([*args, str(halves), "--steps", "2"]) == 0
+    assert cli.main(["train", "--resume", str(halves), "--steps", "4"]) == 0
+    assert numbers(whole) == numbers(halves)
+    assert len(numbers(whole)) == 4
+
+
+def numbers(folder: Path) -> list[dict[str, float]]:
+    """The metrics of a run, without what a clock measured."""
+    clocks = ("timing_s", "step_time", "tokens_per_second")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith(clocks)} for line in lines]
+
+
 @pytest.mark.parametrize("name", ["LeaveOneOut", "Nsr"])
 def test_a_custom_algorithm_trains(name: str, model_folder: Path, tmp_path: Path) -> None:
     """Two steps, the hf sampler, a reward that random weights do get, two updates a step."""
