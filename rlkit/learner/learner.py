@@ -77,6 +77,7 @@ class Learner:
         # The precision is not the accelerator's: a process has one for good, and a warm start may have set it already.
         self.accelerator, self.autocast = Accelerator(), autocast
         _check_head(model)
+        module: Any
         for module in model.modules():
             # A dropped unit would make the policy's log-prob differ from its own old one.
             if isinstance(module, torch.nn.Dropout):
