@@ -225,8 +225,8 @@ def load_model(folder: Path, cfg: ModelConfig) -> Any:
     absent = sorted({*report["missing_keys"], *(str(key[0]) for key in report["mismatched_keys"])})
     if absent:
         raise ModelError(
-            f"--model {cfg.name}: the weights in {folder} do not fit its config.json: {len(absent)} tensors are missing or of "
-            f"another shape, the first: {absent[0]}"
+            f"--model {cfg.name}: the weights in {folder} do not fit its config.json: {absent[0]} is missing or of another shape"
+            + (f", and {len(absent) - 1} more" if len(absent) > 1 else "")
         )
     return model
 
@@ -349,7 +349,10 @@ def held_out_prompts(
     if data.held_out is not None:
         other = make_task(data.held_out)
         if other is None:
-            rows = load_rows(replace(data, name=data.held_out), split="test", need_answer=False)
+            try:
+                rows = load_rows(replace(data, name=data.held_out), split="test", need_answer=False)
+            except DataError as error:
+                raise DataError(f"--data.held-out: {error}") from error
         else:
             rows = task_rows(other, "test", count)
     elif task is not None:
