@@ -5,11 +5,12 @@ import random
 
 import pytest
 
+from rlkit.errors import RolloutError
 from rlkit.evaluate import evaluate, interval
 from rlkit.samplers.scripted import Answer, ScriptedSampler
-from rlkit.types import Prompt, Score
+from rlkit.types import Group, Prompt, Score
 from rlkit.verify import Judge
-from tests.rollouts import question
+from tests.rollouts import question, rollout
 
 RIGHT, WRONG, UNREADABLE, STOP = 50, 51, 52, 3
 
@@ -90,3 +91,30 @@ def test_when_nothing_could_be_judged_everything_is_possible() -> None:
     sampler = ScriptedSampler(lambda r, i: Answer([UNREADABLE, STOP]), stop_ids=[STOP])
     got = evaluate(sampler, judge(), [question()], samples=2, max_tokens=8, temperature=1.0, seed=0)
     assert (got.prompts, got.unjudged, got.low, got.high) == (0, 2, 0.0, 1.0)
+
+
+def test_verdicts_reach_the_answers_they_judge_also_below_segments() -> None:
+    """Leaves of every depth are scored in one call; a group with children keeps its own rollouts without a verdict."""
+    leaf = [
+        Group(prompt=question(f"leaf{i}"), rollouts=[rollout([RIGHT + (i + j) % 2]) for j in range(2)])
+        for i in range(3)
+    ]
+    parent = Group(prompt=question("q"), rollouts=[rollout([RIGHT])], children=[leaf[0], leaf[1]])
+    first, second = judge()([parent, leaf[2]])
+    assert first.rollouts[0].score is None and first.rollouts[0].text == "50"
+    got = [[r.value for r in g.rollouts] for g in [*first.children, second]]
+    assert got == [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]
+
+
+def test_too_many_failed_verdicts_stop_the_step_and_name_the_first() -> None:
+    class Broken:
+        def score(self, items: list[tuple[Prompt, str]]) -> list[Score]:
+            return [Score(None, reason="timed out after 5 s", error=i == 2) for i in range(len(items))]
+
+    group = Group(prompt=question("q7"), rollouts=[rollout([RIGHT])] * 4)
+    decode = lambda ids: "an answer"  # noqa: E731
+    with pytest.raises(
+        RolloutError, match="1 of 4 verdicts are errors.*prompt q7, answer 'an answer': timed out"
+    ):
+        Judge(Broken(), decode, max_error_share=0.2)([group])  # type: ignore[arg-type]
+    Judge(Broken(), decode, max_error_share=0.25)([group])  # type: ignore[arg-type]
