@@ -1,6 +1,6 @@
 """Does it learn: each algorithm from the same warm start, several seeds, held-out pass@1 before and after.
 
-    python benchmarks/learns.py                      grpo, grpo_n, skpo x 3 seeds, 400,000 sampled tokens each
+    python benchmarks/learns.py                      grpo, grpo_n, skpo x 3 seeds, 300,000 sampled tokens each
     python benchmarks/learns.py --seeds 0 --json     one seed; the last line is one JSON object
 
 Exits with 1 when a seed ends below its start.
@@ -32,7 +32,7 @@ class Learns:
     """Algorithms to compare; all have the same learning rate, batch and warm start."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run each."""
-    tokens: int = 400_000
+    tokens: int = 300_000
     """Sampled tokens of one run."""
     data: str = "task:chain"
     """A procedural task."""

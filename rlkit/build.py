@@ -122,6 +122,7 @@ def make_sampler(
     length = max_tokens + SLACK_TOKENS
     from rlkit.models import folder_place, stop_ids
 
+    quiet_transformers()
     place = folder_place(folder, model)
     if place.shape is not None:
         length = min(length, place.shape.positions)
@@ -200,14 +201,20 @@ def _require_whole(folder: Path, name: str) -> None:
             ) from error
 
 
+def quiet_transformers() -> None:
+    """No bars for files that load in a blink; what transformers would warn of, rlkit raises."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
 def load_model(folder: Path, cfg: ModelConfig) -> Any:
     """Weights in float32 (rlkit.learner says why), from `folder`."""
     import torch
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # what it would warn of is raised below
+    quiet_transformers()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -286,6 +293,7 @@ def imitate(
     from rlkit.sft import train_sft
     from rlkit.show import Terminal
 
+    quiet_transformers()
     began = time.perf_counter()
     with Terminal(title, cfg.steps, console=console) as view:
         loss = train_sft(
