@@ -180,7 +180,7 @@ def train(
 def main(argv: Sequence[str] | None = None) -> list[float]:
     parser = argparse.ArgumentParser(description="GRPO on chained arithmetic, in one file.")
     parser.add_argument("--model", default="tiny", help="a folder, `tiny` (warm-started), or `random`")
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--prompts", type=int, default=16, help="questions per step")
     parser.add_argument("--group", type=int, default=8, help="answers to each question")
     parser.add_argument("--updates", type=int, default=1, help="optimizer steps on the same answers")
