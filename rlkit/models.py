@@ -19,11 +19,9 @@ from rlkit.errors import ModelError, unknown_name
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-GIB = 2**30
 TINY = "tiny"
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2}
 PROBE_SECONDS = 3.0
-SOFTMAX_COPIES = 3  # logits, their softmax and their gradient, each in float32 (measured in trl#3678: 2.9)
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -489,63 +487,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].strip().rstrip(".")
-
-
-def weights_gib(parameters: int, dtype_bytes: int) -> float:
-    """One copy of the weights, or of their gradients, which have the weights' type. GiB.
-
-    >>> round(weights_gib(7_615_616_512, 2), 2)
-    14.19
-    """
-    return parameters * dtype_bytes / GIB
-
-
-def adam_gib(parameters: int, moment_bytes: int = 4) -> float:
-    """AdamW's two moments. GiB. The learner keeps weights, gradients and moments in float32."""
-    return 2 * parameters * moment_bytes / GIB
-
-
-def activations_gib(shape: ModelShape, tokens: int, autocast: bool, checkpointing: bool) -> float:
-    """What autograd keeps of one micro-batch between forward and backward. GiB.
-
-    Weights are float32; autocast: the forward runs in bfloat16. Kept per token and layer, with fused attention (no
-    [T, T] matrix):
-
-        float32            both norms' inputs and normalised inputs (4 hidden vectors)
-        forward's type     what the projections read: the norms' outputs (2 hidden vectors; under autocast 5, a cast for
-                           each of q, k, v, gate, up), q, k, v and the attention's output, gate, its silu, up and their
-                           product
-        Qwen3's q, k norms their inputs in float32 and their normalised values in the forward's type
-
-    With checkpointing: each layer's input in float32, and the above for one layer. The test counts what autograd saves.
-    """
-    s, size = shape, 2 if autocast else 4
-    hidden = 4 * 4 * s.hidden + size * (5 if autocast else 2) * s.hidden
-    layer = hidden + size * (2 * s.q_width + 2 * s.kv_width + 4 * s.mlp)
-    layer += (4 + size) * (s.q_width + s.kv_width) * s.qk_norm
-    per_token = s.layers * 4 * s.hidden + layer if checkpointing else s.layers * layer
-    return tokens * per_token / GIB
-
-
-def logits_gib(vocab: int, tokens: int) -> float:
-    """Logits of one chunk of tokens with their softmax and their gradient, each in float32. GiB."""
-    return SOFTMAX_COPIES * tokens * vocab * 4 / GIB
-
-
-def kv_bytes_per_token(shape: ModelShape, dtype_bytes: int) -> int:
-    """Keys and values of one token in all layers. Bytes.
-
-    >>> kv_bytes_per_token(SHAPES["Qwen2.5-7B"], 2)
-    57344
-    """
-    return 2 * shape.layers * shape.kv_width * dtype_bytes
-
-
-def kv_cache_gib(shape: ModelShape, dtype_bytes: int, sequences: int, length: int) -> float:
-    """Keys and values of `sequences` sequences of `length` tokens each, held at one time. GiB."""
-    return sequences * length * kv_bytes_per_token(shape, dtype_bytes) / GIB
-
-
-def checkpoint_gib(parameters: int, moment_bytes: int = 4) -> float:
-    """One checkpoint on disk: float32 weights as transformers loads them, and AdamW's two moments. GiB."""
-    return weights_gib(parameters, 4) + adam_gib(parameters, moment_bytes)

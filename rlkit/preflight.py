@@ -6,19 +6,14 @@
 Memory and disk are estimates from the model's shape. Text that comes from data or from a model is made printable here.
 """
 
-import importlib
-import importlib.util
 import math
-import os
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rlkit import models
+from rlkit import memory
 from rlkit.config import SkpoConfig, TrainConfig
-from rlkit.models import GIB, ModelPlace, ModelShape
+from rlkit.models import FOLDER_HOLDS, ModelPlace, ModelShape
 from rlkit.printable import printable
 from rlkit.types import Prompt, Score, Verifier
 from rlkit.userload import is_user_object
@@ -28,39 +23,7 @@ if TYPE_CHECKING:
 
 SHOWN_CHARACTERS = 2000
 """Of a prompt; the rest is counted."""
-DEFAULT_COMPLETION = 512
-"""Tokens assumed when max_completion_length is not resolved."""
-PROCESS_GIB = 1.0
-"""Libraries and fragmentation beside the tensors: 0.7 measured on a CPU, with and without checkpointing, rounded up."""
 UNCHECKED = "template and lengths unchecked: pass a local path (--model /path/to/folder)"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
-    """The device a run will compute on, and the disk it will write to.
-
-    >>> Machine(device="cuda", name="H200", memory_gib=139.8, free_gib=139.2, disk_free_gib=900.0).device
-    'cuda'
-    """
-
-    device: Literal["cuda", "cpu"]
-    name: str
-    memory_gib: float
-    free_gib: float
-    disk_free_gib: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
-    """One row of the memory or disk table.
-
-    >>> Need(what="gradients", gib=28.37, why="float32")
-    Need(what='gradients', gib=28.37, why='float32')
-    """
-
-    what: str
-    gib: float
-    why: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +66,7 @@ def plan(
     verifier: Verifier | None = None,
     decode: Callable[[list[int]], str] | None = None,
     tokenizer_problem: str | None = None,
-    machine: Machine | None = None,
+    machine: memory.Machine | None = None,
 ) -> Plan:
     """Everything that can be told before a weight is loaded.
 
@@ -114,7 +77,7 @@ def plan(
     decode: token ids -> text, for SKPO's [s, q]
     tokenizer_problem: the sentence why there is no tokenizer; then prompts need no token ids, and the plan is not ready
     """
-    machine = machine or this_machine(cfg.output_dir)
+    machine = machine or memory.this_machine(cfg.output_dir)
     problems, warnings, notes = [], [], []
     model_lines, missing = _model(place)
     problems += missing
@@ -129,14 +92,18 @@ def plan(
             f"memory and disk: no estimate, since the shape of {place.name} is not known on this machine"
         )
     else:
-        memory = memory_needs(cfg, place.shape, machine)
-        sections.append(Section(title="Memory (estimate)", lines=(*_table(memory), _device(machine))))
-        warnings += _memory_warnings(cfg, place.shape, machine, memory)
+        needs = memory.memory_needs(cfg, place.shape, machine)
+        sections.append(
+            Section(title="Memory (estimate)", lines=(*memory.table(needs), memory.device_words(machine)))
+        )
+        warnings += memory.memory_warnings(cfg, place.shape, machine, needs)
         warnings += _length_warnings(cfg, place.shape, prompts)
         problems += _foreign_tokens(place.shape, prompts)
-        disk = disk_needs(cfg, place)
+        disk = memory.disk_needs(cfg, place)
         sections.append(
-            Section(title="Disk (estimate)", lines=(*_table(disk), f"free: {machine.disk_free_gib:.1f} GiB"))
+            Section(
+                title="Disk (estimate)", lines=(*memory.table(disk), f"free: {machine.disk_free_gib:.1f} GiB")
+            )
         )
         if sum(n.gib for n in disk) > machine.disk_free_gib:
             warnings.append(
@@ -206,7 +173,7 @@ def show(plan: Plan, console: "Console") -> None:
 
 def _batch(cfg: TrainConfig, pool: int | None) -> tuple[list[str], list[str]]:
     """Prompts -> rollouts -> updates, tokens and epochs in words; and warnings."""
-    prompts, group, length = cfg.prompts_per_step, cfg.algo.num_generations, completion_length(cfg)
+    prompts, group, length = cfg.prompts_per_step, cfg.algo.num_generations, memory.completion_length(cfg)
     skpo = cfg.algo if isinstance(cfg.algo, SkpoConfig) else None
     trained_each = group if skpo is None else 1 + group
     trained = prompts * trained_each
@@ -268,182 +235,17 @@ def _batch(cfg: TrainConfig, pool: int | None) -> tuple[list[str], list[str]]:
     return lines, []
 
 
-def completion_length(cfg: TrainConfig) -> int:
-    """Tokens of the longest answer."""
-    return cfg.max_completion_length or DEFAULT_COMPLETION
-
-
-# -- memory and disk --------------------------------------------------------------------------------------------------
-
-
-def this_machine(output_dir: str | None) -> Machine:
-    """The first GPU, or this host; and the disk of the run folder."""
-    import torch
-
-    folder = Path(output_dir or "runs").absolute()
-    while not folder.exists():
-        folder = folder.parent
-    disk = shutil.disk_usage(folder).free / GIB
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        name = torch.cuda.get_device_name()
-        return Machine(
-            device="cuda", name=name, memory_gib=total / GIB, free_gib=free / GIB, disk_free_gib=disk
-        )
-    total, free = _host_memory()
-    name = f"CPU, {os.cpu_count()} cores"
-    return Machine(device="cpu", name=name, memory_gib=total / GIB, free_gib=free / GIB, disk_free_gib=disk)
-
-
-def _host_memory() -> tuple[int, int]:
-    """Bytes of memory of this host, or of the container it runs in, and how many are free."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    total, free = page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
-    if importlib.util.find_spec("psutil"):  # it counts what the page cache would give back
-        free = int(importlib.import_module("psutil").virtual_memory().available)
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:  # no control groups here
-        limit = "max"
-    if limit.isdecimal() and int(limit) < total:
-        total, free = int(limit), min(free, int(limit))
-    return total, free
-
-
-def memory_needs(cfg: TrainConfig, shape: ModelShape, machine: Machine) -> list[Need]:
-    """The memory table: what learner and sampler hold at the peak, which is the backward pass. GiB."""
-    n, on_gpu = shape.parameters, machine.device == "cuda"
-    half = cfg.model.dtype == "bfloat16" or (cfg.model.dtype == "auto" and on_gpu)
-    size, dtype = (2, "bfloat16") if half else (4, "float32")
-    length = cfg.max_prompt_length + completion_length(cfg)
-    tokens = max(cfg.learner.micro_batch_tokens, length)
-    checkpointing = cfg.learner.gradient_checkpointing
-    weights = models.weights_gib(n, 4)
-    needs = [
-        Need(what="learner: weights", gib=weights, why=f"{n:,} parameters, float32"),
-        Need(what="learner: gradients", gib=weights, why="float32"),
-        Need(what="learner: AdamW", gib=models.adam_gib(n), why="two float32 moments"),
-    ]
-    if half:
-        copies = models.weights_gib(n, 2)
-        needs.append(Need(what="learner: autocast", gib=copies, why="bfloat16 copies of the weights"))
-    kept = models.activations_gib(shape, tokens, half, checkpointing)
-    how = "with" if checkpointing else "without"
-    needs.append(
-        Need(what="learner: activations", gib=kept, why=f"{tokens:,} tokens, {how} gradient checkpointing")
-    )
-    chunk = min(cfg.learner.logits_chunk, tokens)
-    needs.append(
-        Need(
-            what="learner: logits",
-            gib=models.logits_gib(shape.vocab, chunk),
-            why=f"{chunk:,} tokens x {shape.vocab:,} x 4 bytes x {models.SOFTMAX_COPIES}",
-        )
-    )
-    if cfg.algo.beta > 0:
-        needs.append(
-            Need(what="learner: reference", gib=weights, why=f"starting weights, beta = {cfg.algo.beta:g}")
-        )
-    needs.append(Need(what="process", gib=PROCESS_GIB, why="libraries and fragmentation, a round number"))
-    copy = models.weights_gib(n, size)
-    if _sampler(cfg) == "hf":
-        rows = min(cfg.sampler.max_num_seqs, cfg.prompts_per_step * cfg.algo.num_generations)
-        cache = models.kv_cache_gib(shape, size, rows, length)
-        needs.append(Need(what="hf: weights", gib=copy, why=dtype))
-        needs.append(
-            Need(what="hf: KV cache", gib=cache, why=f"{rows} sequences x {length:,} tokens, at most")
-        )
-    elif on_gpu:
-        share = cfg.sampler.gpu_memory_utilization
-        room = share * machine.memory_gib
-        why = f"gpu_memory_utilization {share:g}: {dtype} weights {copy:.1f} + KV cache of {_kv_words(shape, size, room - copy, length)}"
-        needs.append(Need(what="vllm: its share", gib=room, why=why))
-    else:
-        room = cfg.sampler.kv_cache_memory / 1024
-        needs.append(Need(what="vllm: weights", gib=copy, why=dtype))
-        needs.append(Need(what="vllm: KV cache", gib=room, why=_kv_words(shape, size, room, length)))
-    return needs
-
-
-def _sampler(cfg: TrainConfig) -> Literal["vllm", "hf"]:
-    if cfg.sampler.name != "auto":
-        return cfg.sampler.name
-    return "vllm" if importlib.util.find_spec("vllm") else "hf"
-
-
-def _kv_words(shape: ModelShape, size: int, room: float, length: int) -> str:
-    tokens = max(0, int(room * GIB / models.kv_bytes_per_token(shape, size)))
-    return f"{tokens:,} tokens, {tokens // length:,} of the longest sequences at one time"
-
-
-def _memory_warnings(cfg: TrainConfig, shape: ModelShape, machine: Machine, needs: list[Need]) -> list[str]:
-    warnings = []
-    by_name = {need.what: need.gib for need in needs}
-    length = cfg.max_prompt_length + completion_length(cfg)
-    half = "learner: autocast" in by_name
-    size = 2 if half else 4
-    if _sampler(cfg) == "vllm":
-        one = models.kv_cache_gib(shape, size, 1, length)
-        if machine.device == "cpu" and by_name["vllm: KV cache"] < one:
-            need = math.ceil(one * 1024)
-            warnings.append(
-                f"vLLM: its cache of {cfg.sampler.kv_cache_memory} MiB cannot hold one sequence of {length:,} tokens; "
-                f"use --sampler.kv-cache-memory {need} or more"
-            )
-        weights = models.weights_gib(shape.parameters, size)
-        if machine.device == "cuda" and by_name["vllm: its share"] < weights + one:
-            warnings.append(
-                f"vLLM: its share of {by_name['vllm: its share']:.1f} GiB cannot hold its weights ({weights:.1f} GiB) and one "
-                f"sequence ({one:.2f} GiB); raise --sampler.gpu-memory-utilization"
-            )
-    total = sum(by_name.values())
-    if total > machine.memory_gib:
-        kept = by_name["learner: activations"]
-        tokens = max(cfg.learner.micro_batch_tokens, length)
-        remedies = []
-        fixed = sum(gib for name, gib in by_name.items() if name.startswith("learner: ")) - kept
-        if fixed > machine.memory_gib:
-            remedies.append(
-                f"{fixed:.1f} GiB do not depend on the batch, so only a smaller model or a larger device helps"
-            )
-        if not cfg.learner.gradient_checkpointing:
-            saved = kept - models.activations_gib(shape, tokens, half, checkpointing=True)
-            remedies.append(f"--learner.gradient-checkpointing saves {_gib(saved)}")
-        if tokens > length:
-            remedies.append(
-                f"--learner.micro-batch-tokens {length} leaves {_gib(kept * length / tokens)} of activations"
-            )
-        if "vllm: its share" in by_name:
-            remedies.append("a lower --sampler.gpu-memory-utilization leaves the learner more")
-        if machine.device == "cpu":
-            gpu = replace(machine, device="cuda")
-            lean = replace(cfg, learner=replace(cfg.learner, gradient_checkpointing=True))
-            learner = sum(n.gib for n in memory_needs(lean, shape, gpu) if n.what.startswith("learner: "))
-            remedies.append(
-                f"on a GPU with gradient checkpointing the learner needs {_gib(learner)} beside the sampler"
-            )
-        warnings.append(
-            f"memory: the estimate is {total:.1f} GiB and {machine.name} has {machine.memory_gib:.1f} GiB; {'; '.join(remedies)}"
-        )
-    elif total > machine.free_gib:
-        warnings.append(
-            f"memory: the estimate is {total:.1f} GiB and {machine.free_gib:.1f} of {machine.memory_gib:.1f} GiB are free; "
-            "end what else uses it"
-        )
-    return warnings
-
-
 def _length_warnings(cfg: TrainConfig, shape: ModelShape, prompts: Sequence[Prompt]) -> list[str]:
     """The model's positions against the longest prompt that is really there, or against the limit."""
     lengths = [_prompt_tokens(prompt) for prompt in prompts]
     longest = max(lengths, default=0) or cfg.max_prompt_length
-    total = longest + completion_length(cfg)
+    total = longest + memory.completion_length(cfg)
     if total <= shape.positions:
         return []
     room = shape.positions - longest
     remedy = f"use --max-completion-length {room}" if room > 1 else "lower --max-prompt-length"
     return [
-        f"length: a prompt of {longest:,} and a completion of {completion_length(cfg):,} tokens are {total:,}, and the model has "
+        f"length: a prompt of {longest:,} and a completion of {memory.completion_length(cfg):,} tokens are {total:,}, and the model has "
         f"{shape.positions:,} positions; {remedy}"
     ]
 
@@ -458,41 +260,6 @@ def _foreign_tokens(shape: ModelShape, prompts: Sequence[Prompt]) -> list[str]:
                 "take model and tokenizer from one folder"
             ]
     return []
-
-
-def disk_needs(cfg: TrainConfig, place: ModelPlace) -> list[Need]:
-    """The disk table: checkpoints that exist at one time, and what has to be downloaded. GiB."""
-    if place.shape is None:
-        return []
-    n = place.shape.parameters
-    one = models.checkpoint_gib(n)
-    saves = math.ceil(cfg.steps / cfg.log.save_every) if cfg.log.save_every else 1
-    limit = max(1, cfg.log.save_total_limit)
-    most = min(saves, limit + 1)
-    why = f"{most} x {one:.1f} GiB (float32 weights and two moments)"
-    if saves > limit:
-        why += f": {limit} kept, and a new one before the oldest goes"
-    needs = [Need(what="checkpoints", gib=most * one, why=why)]
-    if place.kind == "hub" and place.missing:
-        # Published weights of these families are bfloat16.
-        needs.append(
-            Need(what="download", gib=models.weights_gib(n, 2), why=f"{place.path}, into the hub's cache")
-        )
-    return needs
-
-
-def _table(needs: Sequence[Need]) -> list[str]:
-    rows = [*needs, Need(what="together", gib=sum(n.gib for n in needs), why="")]
-    wide = max(len(row.what) for row in rows)
-    return [f"{row.what:<{wide}} {_gib(row.gib):>9}  {row.why}".rstrip() for row in rows]
-
-
-def _gib(gib: float) -> str:
-    return f"{gib:.1f} GiB" if gib >= 1 else f"{gib * 1024:.1f} MiB"
-
-
-def _device(machine: Machine) -> str:
-    return f"there is: {machine.name}, {machine.memory_gib:.1f} GiB, {machine.free_gib:.1f} GiB free"
 
 
 # -- model, data and gold ---------------------------------------------------------------------------------------------
@@ -518,9 +285,7 @@ def _model(place: ModelPlace) -> tuple[list[str], list[str]]:
             f"vocabulary {s.vocab:,}, {s.positions:,} positions ({source})"
         )
     if place.kind == "folder" and place.missing:
-        return lines, [
-            f"--model {name}: {where} lacks {', '.join(place.missing)}; expected {models.FOLDER_HOLDS}"
-        ]
+        return lines, [f"--model {name}: {where} lacks {', '.join(place.missing)}; expected {FOLDER_HOLDS}"]
     return lines, []
 
 

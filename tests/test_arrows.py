@@ -21,7 +21,7 @@ FLOORS: dict[int, set[str]] = {
     2: {
         *("rewards", "samplers", "analysis", "algos", "learner", "tasks"),
         *("data", "rows", "columns", "sources", "templates"),
-        *("batch", "metrics", "models", "printable", "verify"),
+        *("batch", "metrics", "models", "memory", "printable", "verify"),
         *("checkpoint", "doctor", "rollout_metrics", "tiny"),
     },
     3: {"loop", "evaluate", "preflight", "sft", "show"},

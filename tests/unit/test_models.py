@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlkit import models
+from rlkit import memory, models
 from rlkit.config import ModelConfig
 from rlkit.errors import ModelError
 from rlkit.models import SHAPES, ModelShape
@@ -409,24 +409,24 @@ def test_a_hub_is_asked_once_and_each_refusal_has_its_sentence(tmp_path: Path, h
 
 def test_memory_by_hand() -> None:
     gib = 2**30
-    assert models.weights_gib(gib, 2) == 2.0
-    assert models.adam_gib(gib) == 8.0
-    assert models.checkpoint_gib(gib) == 12.0
-    assert models.logits_gib(vocab=1024, tokens=1024) == 3 * 4 / 1024
+    assert memory.weights_gib(gib, 2) == 2.0
+    assert memory.adam_gib(gib) == 8.0
+    assert memory.checkpoint_gib(gib) == 12.0
+    assert memory.logits_gib(vocab=1024, tokens=1024) == 3 * 4 / 1024
     # 2 (keys and values) x 2 layers x 2 kv heads x 16 x 2 bytes
-    assert models.kv_bytes_per_token(SMALL, 2) == 256
-    assert models.kv_cache_gib(SMALL, 2, sequences=4, length=2**20) == 1.0
+    assert memory.kv_bytes_per_token(SMALL, 2) == 256
+    assert memory.kv_cache_gib(SMALL, 2, sequences=4, length=2**20) == 1.0
 
 
 def test_activations_by_hand() -> None:
     # hidden 64, q 64, kv 32, MLP 96. float32: 6 x 64 hidden + 2 x 64 + 2 x 32 + 4 x 96 values of 4 bytes, 2 layers
     float32 = 4 * (6 * 64 + 2 * 64 + 2 * 32 + 4 * 96)
-    assert models.activations_gib(SMALL, 2**30, autocast=False, checkpointing=False) == 2 * float32
+    assert memory.activations_gib(SMALL, 2**30, autocast=False, checkpointing=False) == 2 * float32
     # With checkpointing: one layer, and 2 inputs of 64 float32 numbers
-    assert models.activations_gib(SMALL, 2**30, autocast=False, checkpointing=True) == float32 + 2 * 64 * 4
+    assert memory.activations_gib(SMALL, 2**30, autocast=False, checkpointing=True) == float32 + 2 * 64 * 4
     # autocast: 4 x 64 float32, and 5 x 64 + 2 x 64 + 2 x 32 + 4 x 96 values of 2 bytes
     half = 4 * 4 * 64 + 2 * (5 * 64 + 2 * 64 + 2 * 32 + 4 * 96)
-    assert models.activations_gib(SMALL, 2**30, autocast=True, checkpointing=False) == 2 * half
+    assert memory.activations_gib(SMALL, 2**30, autocast=True, checkpointing=False) == 2 * half
 
 
 def saved_bytes(name: str, layers: int, autocast: bool, checkpointing: bool) -> float:
@@ -465,6 +465,6 @@ def test_activations_are_what_autograd_saves_per_layer(name: str, autocast: bool
 
     shape = replace(SMALL, layers=1, hidden=256, mlp=1024, heads=8, head_dim=32, qk_norm=name == "Qwen3")
     measured = saved_bytes(name, 3, autocast, False) - saved_bytes(name, 2, autocast, False)
-    assert models.activations_gib(shape, 2**30, autocast, False) == pytest.approx(measured, rel=0.01)
+    assert memory.activations_gib(shape, 2**30, autocast, False) == pytest.approx(measured, rel=0.01)
     with_checkpoints = saved_bytes(name, 3, autocast, True) - saved_bytes(name, 2, autocast, True)
     assert with_checkpoints == 4 * 256

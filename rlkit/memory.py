@@ -1,0 +1,329 @@
+"""What a run costs in memory and on disk, from the model's shape alone: estimates, in GiB.
+
+this_machine()                        what there is
+memory_needs(cfg, shape, machine)     the rows of the memory table, at the peak
+memory_warnings(...)                  what does not fit, and what to change
+disk_needs(cfg, place)                checkpoints and downloads
+"""
+
+import importlib
+import importlib.util
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from rlkit.config import TrainConfig
+from rlkit.models import ModelPlace, ModelShape
+
+GIB = 2**30
+SOFTMAX_COPIES = 3
+"""Logits, their softmax and their gradient, each in float32 (measured in trl#3678: 2.9)."""
+DEFAULT_COMPLETION = 512
+"""Tokens assumed when max_completion_length is not resolved."""
+PROCESS_GIB = 1.0
+"""Libraries and fragmentation beside the tensors: 0.7 measured on a CPU, with and without checkpointing, rounded up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """The device a run will compute on, and the disk it will write to.
+
+    >>> Machine(device="cuda", name="H200", memory_gib=139.8, free_gib=139.2, disk_free_gib=900.0).device
+    'cuda'
+    """
+
+    device: Literal["cuda", "cpu"]
+    name: str
+    memory_gib: float
+    free_gib: float
+    disk_free_gib: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """One row of the memory or disk table.
+
+    >>> Need(what="gradients", gib=28.37, why="float32")
+    Need(what='gradients', gib=28.37, why='float32')
+    """
+
+    what: str
+    gib: float
+    why: str
+
+
+def weights_gib(parameters: int, dtype_bytes: int) -> float:
+    """One copy of the weights, or of their gradients, which have the weights' type. GiB.
+
+    >>> round(weights_gib(7_615_616_512, 2), 2)
+    14.19
+    """
+    return parameters * dtype_bytes / GIB
+
+
+def adam_gib(parameters: int, moment_bytes: int = 4) -> float:
+    """AdamW's two moments. GiB. The learner keeps weights, gradients and moments in float32."""
+    return 2 * parameters * moment_bytes / GIB
+
+
+def activations_gib(shape: ModelShape, tokens: int, autocast: bool, checkpointing: bool) -> float:
+    """What autograd keeps of one micro-batch between forward and backward. GiB.
+
+    Weights are float32; autocast: the forward runs in bfloat16. Kept per token and layer, with fused attention (no
+    [T, T] matrix):
+
+        float32            both norms' inputs and normalised inputs (4 hidden vectors)
+        forward's type     what the projections read: the norms' outputs (2 hidden vectors; under autocast 5, a cast for
+                           each of q, k, v, gate, up), q, k, v and the attention's output, gate, its silu, up and their
+                           product
+        Qwen3's q, k norms their inputs in float32 and their normalised values in the forward's type
+
+    With checkpointing: each layer's input in float32, and the above for one layer. The test counts what autograd saves.
+    """
+    s, size = shape, 2 if autocast else 4
+    hidden = 4 * 4 * s.hidden + size * (5 if autocast else 2) * s.hidden
+    layer = hidden + size * (2 * s.q_width + 2 * s.kv_width + 4 * s.mlp)
+    layer += (4 + size) * (s.q_width + s.kv_width) * s.qk_norm
+    per_token = s.layers * 4 * s.hidden + layer if checkpointing else s.layers * layer
+    return tokens * per_token / GIB
+
+
+def logits_gib(vocab: int, tokens: int) -> float:
+    """Logits of one chunk of tokens with their softmax and their gradient, each in float32. GiB."""
+    return SOFTMAX_COPIES * tokens * vocab * 4 / GIB
+
+
+def kv_bytes_per_token(shape: ModelShape, dtype_bytes: int) -> int:
+    """Keys and values of one token in all layers. Bytes.
+
+    >>> from rlkit.models import SHAPES
+    >>> kv_bytes_per_token(SHAPES["Qwen2.5-7B"], 2)
+    57344
+    """
+    return 2 * shape.layers * shape.kv_width * dtype_bytes
+
+
+def kv_cache_gib(shape: ModelShape, dtype_bytes: int, sequences: int, length: int) -> float:
+    """Keys and values of `sequences` sequences of `length` tokens each, held at one time. GiB."""
+    return sequences * length * kv_bytes_per_token(shape, dtype_bytes) / GIB
+
+
+def checkpoint_gib(parameters: int, moment_bytes: int = 4) -> float:
+    """One checkpoint on disk: float32 weights as transformers loads them, and AdamW's two moments. GiB."""
+    return weights_gib(parameters, 4) + adam_gib(parameters, moment_bytes)
+
+
+def completion_length(cfg: TrainConfig) -> int:
+    """Tokens of the longest answer."""
+    return cfg.max_completion_length or DEFAULT_COMPLETION
+
+
+def this_machine(output_dir: str | None) -> Machine:
+    """The first GPU, or this host; and the disk of the run folder."""
+    import torch
+
+    folder = Path(output_dir or "runs").absolute()
+    while not folder.exists():
+        folder = folder.parent
+    disk = shutil.disk_usage(folder).free / GIB
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        name = torch.cuda.get_device_name()
+        return Machine(
+            device="cuda", name=name, memory_gib=total / GIB, free_gib=free / GIB, disk_free_gib=disk
+        )
+    total, free = _host_memory()
+    name = f"CPU, {os.cpu_count()} cores"
+    return Machine(device="cpu", name=name, memory_gib=total / GIB, free_gib=free / GIB, disk_free_gib=disk)
+
+
+def _host_memory() -> tuple[int, int]:
+    """Bytes of memory of this host, or of the container it runs in, and how many are free."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    total, free = page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
+    if importlib.util.find_spec("psutil"):  # it counts what the page cache would give back
+        free = int(importlib.import_module("psutil").virtual_memory().available)
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:  # no control groups here
+        limit = "max"
+    if limit.isdecimal() and int(limit) < total:
+        total, free = int(limit), min(free, int(limit))
+    return total, free
+
+
+def memory_needs(cfg: TrainConfig, shape: ModelShape, machine: Machine) -> list[Need]:
+    """The memory table: what learner and sampler hold at the peak, which is the backward pass. GiB."""
+    n, on_gpu = shape.parameters, machine.device == "cuda"
+    half = cfg.model.dtype == "bfloat16" or (cfg.model.dtype == "auto" and on_gpu)
+    size, dtype = (2, "bfloat16") if half else (4, "float32")
+    length = cfg.max_prompt_length + completion_length(cfg)
+    tokens = max(cfg.learner.micro_batch_tokens, length)
+    checkpointing = cfg.learner.gradient_checkpointing
+    weights = weights_gib(n, 4)
+    needs = [
+        Need(what="learner: weights", gib=weights, why=f"{n:,} parameters, float32"),
+        Need(what="learner: gradients", gib=weights, why="float32"),
+        Need(what="learner: AdamW", gib=adam_gib(n), why="two float32 moments"),
+    ]
+    if half:
+        copies = weights_gib(n, 2)
+        needs.append(Need(what="learner: autocast", gib=copies, why="bfloat16 copies of the weights"))
+    kept = activations_gib(shape, tokens, half, checkpointing)
+    how = "with" if checkpointing else "without"
+    needs.append(
+        Need(what="learner: activations", gib=kept, why=f"{tokens:,} tokens, {how} gradient checkpointing")
+    )
+    chunk = min(cfg.learner.logits_chunk, tokens)
+    needs.append(
+        Need(
+            what="learner: logits",
+            gib=logits_gib(shape.vocab, chunk),
+            why=f"{chunk:,} tokens x {shape.vocab:,} x 4 bytes x {SOFTMAX_COPIES}",
+        )
+    )
+    if cfg.algo.beta > 0:
+        needs.append(
+            Need(what="learner: reference", gib=weights, why=f"starting weights, beta = {cfg.algo.beta:g}")
+        )
+    needs.append(Need(what="process", gib=PROCESS_GIB, why="libraries and fragmentation, a round number"))
+    copy = weights_gib(n, size)
+    if _sampler(cfg) == "hf":
+        rows = min(cfg.sampler.max_num_seqs, cfg.prompts_per_step * cfg.algo.num_generations)
+        cache = kv_cache_gib(shape, size, rows, length)
+        needs.append(Need(what="hf: weights", gib=copy, why=dtype))
+        needs.append(
+            Need(what="hf: KV cache", gib=cache, why=f"{rows} sequences x {length:,} tokens, at most")
+        )
+    elif on_gpu:
+        share = cfg.sampler.gpu_memory_utilization
+        room = share * machine.memory_gib
+        why = f"gpu_memory_utilization {share:g}: {dtype} weights {copy:.1f} + KV cache of {_kv_words(shape, size, room - copy, length)}"
+        needs.append(Need(what="vllm: its share", gib=room, why=why))
+    else:
+        room = cfg.sampler.kv_cache_memory / 1024
+        needs.append(Need(what="vllm: weights", gib=copy, why=dtype))
+        needs.append(Need(what="vllm: KV cache", gib=room, why=_kv_words(shape, size, room, length)))
+    return needs
+
+
+def _sampler(cfg: TrainConfig) -> Literal["vllm", "hf"]:
+    if cfg.sampler.name != "auto":
+        return cfg.sampler.name
+    return "vllm" if importlib.util.find_spec("vllm") else "hf"
+
+
+def _kv_words(shape: ModelShape, size: int, room: float, length: int) -> str:
+    tokens = max(0, int(room * GIB / kv_bytes_per_token(shape, size)))
+    return f"{tokens:,} tokens, {tokens // length:,} of the longest sequences at one time"
+
+
+def memory_warnings(cfg: TrainConfig, shape: ModelShape, machine: Machine, needs: list[Need]) -> list[str]:
+    warnings = []
+    by_name = {need.what: need.gib for need in needs}
+    length = cfg.max_prompt_length + completion_length(cfg)
+    half = "learner: autocast" in by_name
+    size = 2 if half else 4
+    if _sampler(cfg) == "vllm":
+        one = kv_cache_gib(shape, size, 1, length)
+        if machine.device == "cpu" and by_name["vllm: KV cache"] < one:
+            need = math.ceil(one * 1024)
+            warnings.append(
+                f"vLLM: its cache of {cfg.sampler.kv_cache_memory} MiB cannot hold one sequence of {length:,} tokens; "
+                f"use --sampler.kv-cache-memory {need} or more"
+            )
+        weights = weights_gib(shape.parameters, size)
+        if machine.device == "cuda" and by_name["vllm: its share"] < weights + one:
+            warnings.append(
+                f"vLLM: its share of {by_name['vllm: its share']:.1f} GiB cannot hold its weights ({weights:.1f} GiB) and one "
+                f"sequence ({one:.2f} GiB); raise --sampler.gpu-memory-utilization"
+            )
+    total = peak(needs).gib
+    if total > machine.memory_gib:
+        kept = by_name["learner: activations"]
+        tokens = max(cfg.learner.micro_batch_tokens, length)
+        remedies = []
+        fixed = sum(gib for name, gib in by_name.items() if name.startswith("learner: ")) - kept
+        if fixed > machine.memory_gib:
+            remedies.append(
+                f"{fixed:.1f} GiB do not depend on the batch, so only a smaller model or a larger device helps"
+            )
+        if not cfg.learner.gradient_checkpointing:
+            saved = kept - activations_gib(shape, tokens, half, checkpointing=True)
+            remedies.append(f"--learner.gradient-checkpointing saves {gib_words(saved)}")
+        if tokens > length:
+            remedies.append(
+                f"--learner.micro-batch-tokens {length} leaves {gib_words(kept * length / tokens)} of activations"
+            )
+        if "vllm: its share" in by_name and "writing" in peak(needs).why:
+            remedies.append("a lower --sampler.gpu-memory-utilization leaves the learner more")
+        if machine.device == "cpu":
+            gpu = replace(machine, device="cuda")
+            lean = replace(cfg, learner=replace(cfg.learner, gradient_checkpointing=True))
+            learner = sum(n.gib for n in memory_needs(lean, shape, gpu) if n.what.startswith("learner: "))
+            remedies.append(
+                f"on a GPU with gradient checkpointing the learner needs {gib_words(learner)} beside the sampler"
+            )
+        warnings.append(
+            f"memory: the estimate is {total:.1f} GiB and {machine.name} has {machine.memory_gib:.1f} GiB; {'; '.join(remedies)}"
+        )
+    elif total > machine.free_gib:
+        warnings.append(
+            f"memory: the estimate is {total:.1f} GiB and {machine.free_gib:.1f} of {machine.memory_gib:.1f} GiB are free; "
+            "end what else uses it"
+        )
+    return warnings
+
+
+def disk_needs(cfg: TrainConfig, place: ModelPlace) -> list[Need]:
+    """The disk table: checkpoints that exist at one time, and what has to be downloaded. GiB."""
+    if place.shape is None:
+        return []
+    n = place.shape.parameters
+    one = checkpoint_gib(n)
+    saves = math.ceil(cfg.steps / cfg.log.save_every) if cfg.log.save_every else 1
+    limit = max(1, cfg.log.save_total_limit)
+    most = min(saves, limit + 1)
+    why = f"{most} x {gib_words(one)} (float32 weights and two moments)"
+    if saves > limit:
+        why += f": {limit} kept, and a new one before the oldest goes"
+    needs = [Need(what="checkpoints", gib=most * one, why=why)]
+    if place.kind == "hub" and place.missing:
+        # Published weights of these families are bfloat16.
+        needs.append(Need(what="download", gib=weights_gib(n, 2), why=f"{place.path}, into the hub's cache"))
+    return needs
+
+
+def peak(needs: Sequence[Need]) -> Need:
+    """The most that is held at one time, as a row of its own.
+
+    On a GPU vLLM sleeps while the learner steps, and the learner keeps only weights, moments and reference while vLLM
+    writes; so the peak is the larger of the two. Elsewhere both hold what they have.
+    """
+    gib = {need.what: need.gib for need in needs}
+    share = gib.pop("vllm: its share", None)
+    if share is None:
+        return Need(what="together", gib=sum(gib.values()), why="")
+    kept = ("learner: weights", "learner: AdamW", "learner: reference", "process")
+    writing = share + sum(gib.get(name, 0.0) for name in kept)
+    training = sum(gib.values())
+    why = "the learner's step, vLLM asleep" if training > writing else "vLLM writing, the learner at rest"
+    return Need(what="peak", gib=max(writing, training), why=why)
+
+
+def table(needs: Sequence[Need]) -> list[str]:
+    rows = [*needs, peak(needs)]
+    wide = max(len(row.what) for row in rows)
+    return [f"{row.what:<{wide}} {gib_words(row.gib):>9}  {row.why}".rstrip() for row in rows]
+
+
+def gib_words(gib: float) -> str:
+    return f"{gib:.1f} GiB" if gib >= 1 else f"{gib * 1024:.1f} MiB"
+
+
+def device_words(machine: Machine) -> str:
+    return f"there is: {machine.name}, {machine.memory_gib:.1f} GiB, {machine.free_gib:.1f} GiB free"
