@@ -132,7 +132,7 @@ CASES = {
 def test_loss_gradient_and_clip_metrics_are_trls(name: str, beta: float, corrected: bool) -> None:
     make, cfg, level = CASES[name]
     cfg = type(cfg)(epsilon=cfg.epsilon, epsilon_high=cfg.epsilon_high, beta=beta)
-    for seed, spread in ((0, 0.3), (1, 1.0), (2, 1e-4)):
+    for seed, spread in ((0, 0.3), (3, 1.0), (2, 1e-4)):
         data = Tensors(seed, spread)
         adv_B = data.adv_B if make is Grpo else data.adv_B.clamp(max=0)
         loss, gradient_BC, metrics = ours(data, make(cfg, SAMPLING), adv_B, corrected)
@@ -144,7 +144,7 @@ def test_loss_gradient_and_clip_metrics_are_trls(name: str, beta: float, correct
 
 
 def test_the_oracle_has_something_to_clip() -> None:
-    data = Tensors(1, 1.0)
+    data = Tensors(3, 1.0)
     _, _, metrics = Oracle(data, AlgoConfig(), "token", use_vllm=False).run(data.adv_B)
     assert all(metrics[name] > 0 for name in CLIP_NAMES)
     _, _, metrics = Oracle(data, GspoNConfig(), "sequence", use_vllm=False).run(data.adv_B.clamp(max=0))
@@ -174,7 +174,9 @@ def test_advantages_are_trls(scale: Any) -> None:
         {"rewards": rewards, "num_generations": 4, "self": SimpleNamespace(scale_rewards=scale)},
     )
     got = group_advantages(rewards_PG, AlgoConfig(scale_rewards=scale))
-    assert [a for group in got for a in group] == pytest.approx(trl["advantages"].tolist(), abs=1e-12)
+    expected = trl["advantages"].tolist()
+    # Not closer: TRL's nanstd computes n / (n - 1) in float32.
+    assert [a for group in got for a in group] == pytest.approx(expected, abs=1e-7)
 
 
 @pytest.mark.parametrize("mode", ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])
