@@ -146,7 +146,7 @@ class SamplerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerConfig:
-    """The optimizer and the forward pass. AdamW; defaults are SKPO's (papers.md 1.7), which are the field's."""
+    """The optimizer and the forward pass. AdamW with TRL's defaults; a paper's own are in its run file (examples/runs/)."""
 
     learning_rate: float | None = None
     """Peak learning rate; none: 1e-4 for `tiny`, 1e-6 for anything else."""

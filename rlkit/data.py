@@ -54,8 +54,8 @@ def build_prompts(
     with _Progress(f"tokenising {rows.source}", len(rows.examples)) as progress:
         for start in range(0, len(rows.examples), RENDER_CHUNK):
             chunk = _render(rows.examples[start : start + RENDER_CHUNK], template, with_skip)
-            shortest = min([shortest, *(len(p.token_ids) for p in chunk)])
-            prompts += [p for p in chunk if len(p.token_ids) <= max_length]
+            shortest = min([shortest, *map(_length, chunk)])
+            prompts += [p for p in chunk if _length(p) <= max_length]
             progress.advance(len(chunk))
     if not prompts:
         raise DataError(
@@ -63,6 +63,12 @@ def build_prompts(
             f"the shortest has {shortest} tokens"
         )
     return prompts
+
+
+def _length(prompt: Prompt) -> int:
+    """Tokens the policy may have to read besides a segment: with room for one, a template adds a blank line."""
+    around = prompt.skip_ids or ([], [])
+    return max(len(prompt.token_ids), len(around[0]) + len(around[1]))
 
 
 def _render(examples: Sequence[Example], template: Template, with_skip: bool) -> list[Prompt]:
@@ -286,7 +292,7 @@ class EndlessData:
             example = task_example(self._task, "train", self._next_item)
             self._next_item += 1
             (prompt,) = _render([example], self._template, self._with_skip)
-            if len(prompt.token_ids) > self._max_length:
+            if _length(prompt) > self._max_length:
                 self.num_dropped += 1
                 continue
             if prompt.question not in taken:

@@ -5,6 +5,7 @@ place, and stops the run or is counted.
 """
 
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -44,13 +45,26 @@ class Rows:
     num_skipped: int = 0
     first_skipped: str = ""
     """Where the first skipped row is, and why it was skipped."""
+    num_repeated: int = 0
+    """Rows left out because an earlier one has the same question and answer."""
 
     def describe(self) -> str:
         """Source, counts and mapping in words."""
         lines = [f"data      {self.source}: {len(self.examples):,} rows", f"columns   {self.columns}"]
         if self.num_skipped:
             lines.append(f"skipped   {self.num_skipped:,} bad rows; the first: {self.first_skipped}")
+        if self.num_repeated:
+            lines.append(
+                f"repeated  {self.num_repeated:,} rows with the question and answer of an earlier one, left out"
+            )
         return "\n".join(lines)
+
+    def distinct(self) -> "Rows":
+        """Without repeated questions: a value tracker must meet a prompt again as the same prompt (papers.md 1.7)."""
+        kept: dict[tuple[str, str | None], Example] = {}
+        for example in self.examples:
+            kept.setdefault((json.dumps(example.messages), example.reference), example)
+        return replace(self, examples=list(kept.values()), num_repeated=len(self.examples) - len(kept))
 
 
 def load_rows(cfg: DataConfig, *, split: str | None = None, need_answer: bool = True) -> Rows:

@@ -141,6 +141,16 @@ def test_prompts_over_the_limit_are_dropped_and_counted() -> None:
         PoolData(rows, template(), max_prompt_length=5, seed=0)
 
 
+def test_room_for_a_segment_counts_towards_the_limit() -> None:
+    rows = make_rows(["6*7?"])
+    (prompt,) = build_prompts(rows, template(), max_length=100, with_skip=True)
+    plain = len(prompt.token_ids)  # [s, q] has a blank line more: two bytes
+    assert build_prompts(rows, template(), max_length=plain)
+    assert build_prompts(rows, template(), max_length=plain + 2, with_skip=True)
+    with pytest.raises(DataError, match=f"the shortest has {plain + 2} tokens"):
+        build_prompts(rows, template(), max_length=plain + 1, with_skip=True)
+
+
 def test_describe_shows_the_mapping_and_one_prompt() -> None:
     said = pool().describe()
     assert "data      hand: 10 rows" in said

@@ -227,6 +227,18 @@ def test_ids_come_from_the_id_column_only_if_they_are_unique(tmp_path: Path) -> 
     assert rows.columns.id is None
 
 
+def test_a_repeated_question_is_one_prompt_but_another_answer_makes_it_another(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "6*7", "answer": "42"},
+        {"prompt": "6*7", "answer": "42"},
+        {"prompt": "6*7", "answer": "24"},
+    ]
+    found = load_rows(DataConfig(name=write_lines(tmp_path / "rows.jsonl", rows)))
+    assert len(found.examples) == 3 and "repeated  " not in found.describe()
+    assert [e.reference for e in found.distinct().examples] == ["42", "24"]
+    assert "repeated  1 rows" in found.distinct().describe()
+
+
 def test_limit_uses_the_first_rows(tmp_path: Path) -> None:
     name = write_lines(tmp_path / "a.jsonl", [*GOOD[:2], "not read at all"])
     assert len(load_rows(DataConfig(name=name, limit=2, on_bad_row="skip")).examples) == 2
