@@ -3,6 +3,7 @@
 The table below is the test and the documentation: `python -m tests.e2e.test_bad_inputs > docs/errors.md`.
 """
 
+import json
 import os
 import re
 import shlex
@@ -547,6 +548,40 @@ def outside(bad: Bad, folder: Path) -> tuple[int, str]:
     if holder is not None:
         holder.communicate(b"\n")
     return done.returncode, done.stdout
+
+
+GSM8K_ROW = {
+    "question": "Tom has 3 boxes with 4 pens each. How many pens has he?",
+    "answer": "He has 3*4 = <<3*4=12>>12 pens.\n#### 12",
+}
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_without_a_network_a_dry_run_tells_the_plan_and_a_real_one_ends(
+    dry_run: bool,
+    no_hub: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    Path("gsm8k.jsonl").write_text(json.dumps(GSM8K_ROW) + "\n")
+    args = shlex.split("train --algo skpo --model Qwen2.5-Math-7B --data gsm8k.jsonl")
+    assert main([*args, *["--dry-run"] * dry_run]) == (0 if dry_run else 2)
+    told = capsys.readouterr().err
+    for line in (
+        "Qwen2.5-Math-7B -> Qwen/Qwen2.5-Math-7B on the hub (weights not in the hub's cache, to be downloaded)",
+        "7,615,616,512 parameters: 28 layers of 3584, 28 heads (4 kv) of 128",
+        "32 prompts x (8 segments + 8 continuations) = 512 samples; trained: 32 segments + 256 continuations -> 1 update of 288",
+        "columns   question <- question, answer <- answer (after ####)",
+        "Tom has 3 boxes with 4 pens each.",
+        "\\boxed{12} -> 1: ",
+        "note: template and lengths unchecked: pass a local path (--model /path/to/folder)",
+        "problem: --model Qwen2.5-Math-7B: found no tokenizer of Qwen/Qwen2.5-Math-7B in the cache folder",
+        "not ready to train: 1 problem",
+    ):
+        assert line in told, told
+    assert not Path("runs").exists()
 
 
 def test_the_documentation_is_this_table():

@@ -1,0 +1,197 @@
+"""The settings: bounds where they are declared, and a run's config.toml gives the run's config back."""
+
+import random
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+import tomli_w
+
+from rlkit.cli import EvalArgs, SftArgs, TrainArgs, _start, parse
+from rlkit.config import (
+    ALGO_CONFIGS,
+    AlgoConfig,
+    DataConfig,
+    EvalConfig,
+    GspoNConfig,
+    LearnerConfig,
+    ModelConfig,
+    RewardConfig,
+    SamplerConfig,
+    SftConfig,
+    SkpoConfig,
+    TrainConfig,
+)
+from rlkit.errors import ConfigError
+from rlkit.toml import to_toml
+
+
+def read_back(cfg: Any, file: Path, kind: Any = TrainArgs) -> Any:
+    """`cfg` as TOML, read by the command line."""
+    file.write_text(tomli_w.dumps(to_toml(cfg)))
+    args = ["--config", str(file)]
+    start = _start(TrainConfig(), args) if kind is TrainArgs else type(cfg)()
+    return parse(kind, start, args, "rlkit train").cfg
+
+
+@pytest.mark.parametrize("name", ALGO_CONFIGS)
+def test_a_run_s_config_gives_the_run_s_config_back(name: str, tmp_path: Path):
+    default = TrainConfig(algo=ALGO_CONFIGS[name]())
+    assert read_back(default, tmp_path / "config.toml") == default
+    changed = replace(
+        default,
+        model=ModelConfig(name="my/model", dtype="bfloat16", revision="v1"),
+        algo=replace(
+            default.algo, num_generations=5, epsilon_high=None, importance_sampling_correction=False
+        ),
+        learner=LearnerConfig(learning_rate=3e-7, gradient_checkpointing=True),
+        steps=7,
+        token_budget=10**12,
+        output_dir="runs/x",
+    )
+    assert read_back(changed, tmp_path / "config.toml") == changed
+
+
+@pytest.mark.parametrize("cfg", [SkpoConfig(epsilon_high=None), GspoNConfig(epsilon_high=None)])
+def test_none_overrules_a_default_that_is_not_none(cfg: AlgoConfig, tmp_path: Path):
+    back = read_back(TrainConfig(algo=cfg), tmp_path / "config.toml")
+    assert back.algo == cfg and back.algo.epsilon_high is None
+
+
+def test_eval_and_sft_read_their_settings_back(tmp_path: Path):
+    evaluation = EvalConfig(prompts=3, sampler=SamplerConfig(top_p=0.9, top_k=5, min_p=0.1))
+    assert read_back(evaluation, tmp_path / "a.toml", EvalArgs) == evaluation
+    warm_start = SftConfig(steps=3, completion_column="solution", data=DataConfig(name="x.jsonl"))
+    assert read_back(warm_start, tmp_path / "b.toml", SftArgs) == warm_start
+
+
+TEXTS = [
+    "",
+    "a b",
+    "--help",
+    "-h",
+    "tab\tand\nline",
+    'quote " and \\ back',
+    "é 数 \u202e",
+    "=",
+    "@x",
+    "[x]",
+    "7",
+    "true",
+]
+"""Not "None" or "none": the word for no value, where a setting may have none."""
+
+
+def a_value(hint: Any, rng: random.Random) -> Any:
+    """Any value of a field's type."""
+    if get_origin(hint) is Literal:
+        return rng.choice(get_args(hint))
+    kind = rng.choice(get_args(hint) or (hint,))
+    if kind is type(None):
+        return None
+    if kind is bool:
+        return rng.random() < 0.5
+    if kind is int:
+        return rng.choice([rng.randint(-3, 3), rng.randint(2, 10**15)])
+    if kind is float:
+        return rng.choice([0.0, 1.0, rng.random(), 10 ** rng.uniform(-12, 12)])
+    return rng.choice(TEXTS)
+
+
+def a_config(kind: Any, rng: random.Random) -> Any:
+    """A config of the class with some fields changed at random, within the bounds."""
+    hints = get_type_hints(kind)
+    cfg = kind()
+    for f in fields(kind):
+        if f.name == "name" and issubclass(kind, AlgoConfig):
+            continue
+        if rng.random() < 0.5:
+            inner = getattr(cfg, f.name)
+            value = a_config(type(inner), rng) if is_dataclass(inner) else a_value(hints[f.name], rng)
+            try:
+                cfg = replace(cfg, **{f.name: value})
+            except ConfigError:
+                continue
+    return cfg
+
+
+@pytest.mark.parametrize("name", ALGO_CONFIGS)
+def test_any_config_survives_toml(name: str, tmp_path: Path):
+    rng = random.Random(name)
+    for _ in range(25):
+        cfg = replace(a_config(TrainConfig, rng), algo=a_config(ALGO_CONFIGS[name], rng))
+        assert read_back(cfg, tmp_path / "config.toml") == cfg
+
+
+BOUNDS: list[tuple[type[Any], dict[str, Any], str]] = [
+    (DataConfig, {"pool": -1}, r"data.pool = -1: expected 0 \(endless\) or more"),
+    (DataConfig, {"limit": 0}, "data.limit = 0: expected a positive number of rows"),
+    (
+        DataConfig,
+        {"template": "Q:"},
+        "data.template = 'Q:': expected auto, chat, plain or a text that contains",
+    ),
+    (RewardConfig, {"workers": -1}, "reward.workers = -1: expected 0 or more processes"),
+    (RewardConfig, {"timeout": 0.0}, "reward.timeout = 0.0: expected a positive number of seconds"),
+    (RewardConfig, {"max_error_share": 1.5}, r"reward.max_error_share = 1.5: expected a share in \[0, 1\]"),
+    (SamplerConfig, {"temperature": 0.0}, "sampler.temperature = 0.0: expected more than 0"),
+    (SamplerConfig, {"top_p": 0.0}, "sampler.top_p = 0.0: expected 0 < top_p <= 1"),
+    (
+        SamplerConfig,
+        {"gpu_memory_utilization": 1.0},
+        "sampler.gpu_memory_utilization = 1.0: expected a share",
+    ),
+    (LearnerConfig, {"learning_rate": -1.0}, "learner.learning_rate = -1.0: expected a positive number"),
+    (
+        LearnerConfig,
+        {"max_grad_norm": float("nan")},
+        "learner.max_grad_norm = nan: expected a positive number",
+    ),
+    (AlgoConfig, {"num_generations": 1}, "algo.num_generations = 1: expected at least 2"),
+    (AlgoConfig, {"epsilon": 1.0}, "algo.epsilon = 1.0: expected 0 < epsilon < 1"),
+    (AlgoConfig, {"beta": -0.1}, "algo.beta = -0.1: expected 0 or more"),
+    (
+        SkpoConfig,
+        {"split_low": 0.6},
+        r"algo split range = \(0.6, 0.5\): expected 0 < split_low <= split_high < 1",
+    ),
+    (TrainConfig, {"steps": 0}, "steps = 0: expected at least 1"),
+    (TrainConfig, {"mini_batches": 33}, "mini_batches = 33: expected at most prompts_per_step = 32"),
+    (TrainConfig, {"max_completion_length": 1}, "max_completion_length = 1: expected at least 2 tokens"),
+    (TrainConfig, {"sampler": SamplerConfig(top_k=5)}, "sampler.top_k = 5 in training: .* Leave it at 0"),
+    (
+        TrainConfig,
+        {"sampler": SamplerConfig(min_p=0.1)},
+        "sampler.min_p = 0.1 in training: .* Leave it at 0.0",
+    ),
+    (EvalConfig, {"samples": 0}, "samples = 0: expected at least 1"),
+    (SftConfig, {"segment_share": 1.0}, r"segment_share = 1.0: expected a share in \[0, 1\)"),
+]
+
+
+@pytest.mark.parametrize(("kind", "values", "sentence"), BOUNDS)
+def test_a_value_out_of_bounds_is_told_with_what_was_expected(
+    kind: type[Any], values: dict[str, Any], sentence: str
+):
+    with pytest.raises(ConfigError, match=sentence):
+        kind(**values)
+
+
+def test_evaluation_may_truncate():
+    assert EvalConfig(sampler=SamplerConfig(top_p=0.9, top_k=20, min_p=0.05)).sampler.top_k == 20
+
+
+def test_the_upper_clip_follows_the_lower_unless_told():
+    assert AlgoConfig(epsilon=0.1).clip_high == 0.1
+    assert AlgoConfig(epsilon=0.1, epsilon_high=0.28).clip_high == 0.28
+
+
+def test_updates_per_step():
+    assert TrainConfig(mini_batches=4, num_iterations=3).updates_per_step == 12
+
+
+def test_every_algorithm_names_itself():
+    assert {name: config().name for name, config in ALGO_CONFIGS.items()} == {
+        name: name for name in ALGO_CONFIGS
+    }
