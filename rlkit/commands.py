@@ -274,13 +274,17 @@ def run(ready: Ready, console: "Console", *, resume: Path | None = None) -> Outc
 def _evaluator(
     cfg: TrainConfig, sampler: Sampler, judge: "Judge", prompts: Sequence[Prompt], store: "Store"
 ) -> "Callable[[int], Evaluation]":
-    """Score the held-out prompts, always with the same seed, and record it."""
+    """Score the held-out prompts, always with the same seed, and record it; the same step is not scored twice."""
     from dataclasses import asdict
 
     from rlkit.evaluate import evaluate
 
+    known: dict[int, Evaluation] = {}
+
     def at(step: int) -> "Evaluation":
-        result = evaluate(
+        if step in known:
+            return known[step]
+        result = known[step] = evaluate(
             sampler,
             judge,
             prompts,

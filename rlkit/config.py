@@ -329,6 +329,12 @@ class LogConfig:
     rollouts: bool = True
     """Keep every rollout (tokens, log-probs, advantages, scores with reasons) as parquet."""
 
+    def __post_init__(self) -> None:
+        for name in ("every", "save_total_limit", "eval_prompts"):
+            _require(getattr(self, name) > 0, f"log.{name}", getattr(self, name), "at least 1")
+        for name in ("show_every", "save_every", "eval_every"):
+            _require(getattr(self, name) >= 0, f"log.{name}", getattr(self, name), "0 (never) or more steps")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:

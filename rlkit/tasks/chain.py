@@ -3,7 +3,7 @@
     question   7a+4b*3c-5d*2                          ((((7 + 4) * 3) - 5) * 2) mod 10
     at once    <now>\\boxed{6}
     steps      <steps>a7+4=1b1*3=3c3-5=8d8*2=6\\boxed{6}
-    checked    <check>a7+4=2b2*3=6c6-5=1d1*2=2;a7+4=1b1*3=3c3-5=8d8*2=6\\boxed{6}
+    checked    <check>a7+4=1b1*3=3c3-5=8d8*2=5;d8*2=6\\boxed{6}          the last step once more; that is what counts
 
 The three styles are the modes a warm-started model has to choose among, and the first token names the mode, so the
 roles of the tokens in the probability-mass analysis are known exactly: `<now>` is common and mostly wrong, `<steps>`
@@ -50,31 +50,31 @@ def results(question: str) -> list[int]:
 
 
 def steps_right(question: str, text: str) -> list[bool]:
-    """For each written step `a7+4=1`, whether it is the right next step of the chain (a re-check starts again).
+    """For each written step `a7+4=1`, whether it is a right step of the chain, from the right result before it.
 
-    >>> steps_right("7a+4b*3c-5d*2", "<steps>a7+4=1b1*3=4")
-    [True, False]
+    >>> steps_right("7a+4b*3c-5d*2", "<steps>a7+4=1b1*3=4"), steps_right("7a+4b*3c-5d*2", "d8*2=5;d8*2=6")
+    ([True, False], [False, True])
     """
-    asked, truth, out = _OPERATION.findall(question), results(question), []
-    for i, (label, left, operation, operand, result) in enumerate(_STEP.findall(text)):
-        k = i % len(LABELS)
-        before = int(question[0]) if k == 0 else truth[k - 1]
-        out.append(
-            int(left) == before and (label, operation, operand) == asked[k] and int(result) == truth[k]
-        )
-    return out
+    before, truth = [int(question[0]), *results(question)], {}
+    for k, (label, operation, operand) in enumerate(_OPERATION.findall(question)):
+        truth[label] = (str(before[k]), operation, operand, str(before[k + 1]))
+    return [truth[label] == tuple(step) for label, *step in _STEP.findall(text)]
 
 
-def _write_steps(question: str, wrong_at: int | None, rng: random.Random) -> tuple[str, int]:
+def _write_steps(question: str, wrong_at: int | None, rng: random.Random) -> tuple[list[str], int]:
     """The worked steps and the result they reach; a slip at step `wrong_at` is carried on."""
-    value, text = int(question[0]), ""
+    value, steps = int(question[0]), []
     for k, (label, operation, operand) in enumerate(_OPERATION.findall(question)):
         result = apply(value, operation, int(operand))
         if k == wrong_at:
-            result = (result + rng.randrange(1, 10)) % 10
-        text += f"{label}{value}{operation}{operand}={result}"
+            result = _other(result, rng)
+        steps.append(f"{label}{value}{operation}{operand}={result}")
         value = result
-    return text, value
+    return steps, value
+
+
+def _other(digit: int, rng: random.Random) -> int:
+    return (digit + rng.randrange(1, 10)) % 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +108,11 @@ class ChainTask:
         question, gold = str(item["prompt"]), int(item["answer"])
         right = rng.random() < RIGHT[style]
         if style == "<now>":
-            said = gold if right else (gold + rng.randrange(1, 10)) % 10
-            return f"<now>\\boxed{{{said}}}"
-        if style == "<steps>":
-            steps, value = _write_steps(question, None if right else rng.randrange(len(LABELS)), rng)
-            return f"<steps>{steps}\\boxed{{{value}}}"
-        # The first pass slips as often as plain steps do; the second is what the answer is read from.
-        slip = None if rng.random() < RIGHT["<steps>"] else rng.randrange(len(LABELS))
-        first, _ = _write_steps(question, slip, rng)
-        second, value = _write_steps(question, None if right else rng.randrange(len(LABELS)), rng)
-        return f"<check>{first};{second}\\boxed{{{value}}}"
+            return f"<now>\\boxed{{{gold if right else _other(gold, rng)}}}"
+        steps, value = _write_steps(question, None if right else rng.randrange(len(LABELS)), rng)
+        if style == "<check>":
+            last = steps[-1]
+            if rng.random() > RIGHT["<steps>"]:  # a slip that the re-check finds
+                steps[-1] = f"{last[:-1]}{_other(value, rng)}"
+            steps.append(f";{last}")
+        return f"{style}{''.join(steps)}\\boxed{{{value}}}"

@@ -10,7 +10,7 @@ Split = Literal["train", "test"]
 
 SHARES: Mapping[str, float] = {"<now>": 0.68, "<steps>": 0.29, "<check>": 0.03}
 """How often the imitated base model answers in each style: at once, in steps, in steps with a re-check."""
-PRACTICE: Mapping[str, float] = {"<now>": 0.1, "<steps>": 0.6, "<check>": 0.3}
+PRACTICE: Mapping[str, float] = {"<now>": 0.1, "<steps>": 0.5, "<check>": 0.4}
 """The shares while it still learns to work a problem: most of what there is to learn is in the long answers."""
 RIGHT: Mapping[str, float] = {"<now>": 0.20, "<steps>": 0.90, "<check>": 0.98}
 """How often an answer of that style is right."""
