@@ -29,7 +29,7 @@ class Store:
     """
 
     def __init__(self, folder: Path, *, resume_from: int | None = None, tensorboard: bool = True) -> None:
-        """resume_from: keep what belongs to the first so many steps and drop the rest; None: a new run."""
+        """resume_from: keep what belongs to the steps up to this one and drop the rest (-1: all of it); None: a new run."""
         self.folder = folder
         self._events: Any = None
         try:

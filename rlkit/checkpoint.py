@@ -115,12 +115,10 @@ def _sync(folder: Path) -> None:
             os.close(handle)
 
 
-def newest(root: Path) -> Path:
-    """The newest whole checkpoint under `root`. Raises RunError when there is none."""
+def newest(root: Path) -> Path | None:
+    """The newest whole checkpoint under `root`; None when there is none yet."""
     found = sorted(p for p in root.glob("step-*") if (p / "rlkit" / "state.json").is_file())
-    if not found:
-        raise RunError(f"{root}: no checkpoint to resume from; start the run anew in another folder")
-    return found[-1]
+    return found[-1] if found else None
 
 
 def read_position(folder: Path) -> Position:

@@ -155,9 +155,8 @@ def train(cfg: TrainConfig, console: "Console", *, resume: Path | None = None, d
 
 def _way_on(run: Path) -> str:
     """What can be done about a run that ended before its time."""
-    if any((run / "checkpoints").glob("step-*")):
-        return f"continue from the last checkpoint with `rlkit train --resume {run}`"
-    return f"delete {run}, which has no checkpoint yet, and start again"
+    where = "from the last checkpoint" if any((run / "checkpoints").glob("step-*")) else "from its beginning"
+    return f"continue {where} with `rlkit train --resume {run}`"
 
 
 def _closing_words(outcome: Outcome, cfg: TrainConfig) -> str:
@@ -185,16 +184,16 @@ def run(ready: Ready, console: "Console", *, resume: Path | None = None) -> Outc
     cfg, tokenizer, held_out = ready.cfg, ready.tokenizer, ready.held_out
     longest = cfg.max_completion_length or 0
     start = Position(step=0, updates=0, sampled_tokens=0, data={}, algo={})
+    # A run that was stopped before its first checkpoint goes on from its beginning.
+    saved = None if resume is None else checkpoint.newest(resume / "checkpoints")
+    if saved is not None:
+        start = checkpoint.read_position(saved)
     with ExitStack() as open_things:
-        saved = None
-        if resume is not None:
-            saved = checkpoint.newest(resume / "checkpoints")
-            start = checkpoint.read_position(saved)
         store = open_things.enter_context(
             closing(
                 Store(
                     resume or Path(cfg.output_dir or "runs/run"),
-                    resume_from=None if resume is None else start.step,
+                    resume_from=None if resume is None else -1 if saved is None else start.step,
                     tensorboard=cfg.log.tensorboard,
                 )
             )

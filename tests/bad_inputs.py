@@ -371,7 +371,7 @@ STOPS = [
     Bad(
         "before the first step",
         "rlkit train ...",
-        "stopped at once by Ctrl-C; delete runs/..., which has no checkpoint yet, and start again",
+        "stopped at once by Ctrl-C; continue from its beginning with `rlkit train --resume runs/...`",
         130,
     ),
     Bad("while it starts", "rlkit train ...", "stopped by Ctrl-C", 130),

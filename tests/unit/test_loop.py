@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,11 +149,28 @@ def test_two_steps_and_a_resume_are_the_run_that_never_stopped(
 ) -> None:
     algo, folder = whole
     run(config(model, tmp_path, algo, steps=2))
-    (tmp_path / "evaluations.jsonl").write_text(  # the shorter run evaluated at its own end
-        "".join(f"{line}\n" for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()[:2])
-    )
     outcome = run(config(model, tmp_path, algo), resume=True)
     assert (outcome.steps, outcome.before) == (4, None)
+    assert_equal_runs(folder, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_resume_on_vllm_is_the_run_that_never_stopped_too(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    vllm = {"sampler": SamplerConfig(name="vllm"), "max_prompt_length": 64}
+    run(config(model, tmp_path / "whole", "skpo", **vllm))
+    run(config(model, tmp_path / "parts", "skpo", steps=2, **vllm))
+    run(config(model, tmp_path / "parts", "skpo", **vllm), resume=True)
+    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_stopped_before_its_first_checkpoint_goes_on_from_its_beginning(
+    whole: tuple[str, Path], model: Path, tmp_path: Path
+) -> None:
+    algo, folder = whole
+    run(config(model, tmp_path, algo, steps=1))
+    shutil.rmtree(tmp_path / "checkpoints")
+    run(config(model, tmp_path, algo), resume=True)
     assert_equal_runs(folder, tmp_path)
 
 
