@@ -1,5 +1,6 @@
 """What the command line does: each function is one command, takes a config and a console, and returns the exit code."""
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlkit import build
 from rlkit.config import ALGO_CONFIGS, EvalConfig, SftConfig, TrainConfig
-from rlkit.errors import DISK_FULL_ERRORS, Interrupted, ModelError, RunError
+from rlkit.errors import DISK_FULL_ERRORS, ConfigError, Interrupted, ModelError, RunError
 from rlkit.printable import printable
 from rlkit.types import Prompt, Sampler, Task, Verifier
 
@@ -81,6 +82,11 @@ def prepare(cfg: TrainConfig) -> "tuple[Plan, Ready | None]":
     from rlkit import preflight
     from rlkit.rewards import VerifierPool
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"{os.environ['WORLD_SIZE']} processes were started (torchrun or accelerate launch); this version trains in one: "
+            "run `rlkit train` by itself"
+        )
     task = build.make_task(cfg.data.name)
     cfg = resolved(cfg, task)
     place = build.find_model(cfg.model)
@@ -234,7 +240,8 @@ def run(ready: Ready, console: "Console", *, resume: Path | None = None) -> Outc
         evaluate = _evaluator(cfg, sampler, judge, held_out, store)
         before = None
         if held_out and saved is None:
-            before = evaluate(0)
+            with console.status(f"answering {len(held_out):,} held-out prompts"):
+                before = evaluate(0)
             sampler.load(learner.weights(), 0)  # the prefix cache starts empty, as it does after a resume
         began = time.perf_counter()
         with Terminal(cfg.algo.name, cfg.steps, start.step, console) as view:
@@ -257,7 +264,8 @@ def run(ready: Ready, console: "Console", *, resume: Path | None = None) -> Outc
                     f"stopped after step {stopped.step}; continue with `rlkit train --resume {store.folder}`"
                 ) from stopped
         seconds = time.perf_counter() - began
-        after = evaluate(end.step) if held_out else None
+        with console.status(f"answering {len(held_out):,} held-out prompts"):
+            after = evaluate(end.step) if held_out else None
         outcome = Outcome(
             folder=store.folder,
             steps=end.step,

@@ -51,6 +51,7 @@ class RunStore(Protocol):
 class View(Protocol):
     """Who is told (rlkit.show.Terminal)."""
 
+    def phase(self, name: str) -> None: ...
     def step(self, step: int, metrics: Mapping[str, float]) -> None: ...
     def sample(self, step: int, groups: Sequence[Group]) -> None: ...
     def say(self, sentence: str) -> None: ...
@@ -85,7 +86,7 @@ def train(
     step, sampled = start.step, start.sampled_tokens
     with _ctrl_c(view) as asked_to_stop:
         while step < cfg.steps and (cfg.token_budget is None or sampled < cfg.token_budget):
-            step, clock = step + 1, _Clock()
+            step, clock = step + 1, _Clock(view)
             version = learner.updates
             with clock("data"):
                 prompts = data.take(cfg.prompts_per_step, algo.prompt_weights)
@@ -156,14 +157,16 @@ class _Counted:
 
 
 class _Clock:
-    """Seconds of each phase of a step."""
+    """Seconds of each phase of a step; the view is told what is going on."""
 
-    def __init__(self) -> None:
+    def __init__(self, view: View) -> None:
+        self.view = view
         self.began = time.perf_counter()
         self.phases: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
+        self.view.phase(phase)
         began = time.perf_counter()
         yield
         self.phases[phase] = time.perf_counter() - began

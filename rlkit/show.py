@@ -37,11 +37,12 @@ class Terminal:
             MofNCompleteColumn(),
             TaskProgressColumn(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[phase]:<6}", style="dim", markup=False),
             TextColumn("{task.fields[numbers]}", markup=False),
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self._task = self._bar.add_task(self.title, total=steps, completed=start, numbers="")
+        self._task = self._bar.add_task(self.title, total=steps, completed=start, phase="", numbers="")
 
     def __enter__(self) -> "Terminal":
         self._bar.start()
@@ -49,6 +50,10 @@ class Terminal:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+    def phase(self, name: str) -> None:
+        """What the step is doing now; shown on a terminal only."""
+        self._bar.update(self._task, phase=name)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         numbers = headline(metrics)
