@@ -10,7 +10,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -33,10 +32,9 @@ class Terminal:
         self._last_line = 0.0
         self._bar = Progress(
             TextColumn("{task.description}", style="bold", markup=False),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=6),  # everything fits into 80 columns
             MofNCompleteColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[phase]:<6}", style="dim", markup=False),
             TextColumn("{task.fields[numbers]}", markup=False),
             console=self.console,
@@ -90,13 +88,13 @@ def headline(metrics: Mapping[str, float]) -> str:
     """The few numbers worth a live line.
 
     >>> headline({"reward": 0.5, "entropy": 0.25, "completions/mean_length": 12.0, "tokens_per_second": 900.0})
-    'reward 0.500  length 12.0  entropy 0.250  900 tok/s'
+    'reward 0.500 length 12.0 entropy 0.250 900 tok/s'
     """
     shown = [("reward", "reward", "{:.3f}"), ("completions/mean_length", "length", "{:.1f}")]
     shown += [("loss", "loss", "{:.3f}")] if "reward" not in metrics else []
     shown += [("entropy", "entropy", "{:.3f}"), ("eval/pass@1", "held-out", "{:.3f}")]
     parts = [f"{label} {form.format(metrics[name])}" for name, label, form in shown if name in metrics]
-    return "  ".join(
+    return " ".join(
         [*parts, f"{metrics['tokens_per_second']:.0f} tok/s"] if "tokens_per_second" in metrics else parts
     )
 
