@@ -7,7 +7,7 @@ from rlkit.types import Task
 
 TASKS: Mapping[str, str] = {
     "task:chain": "four operations modulo 10, worked from left to right; one right answer",
-    "task:countdown": "reach a target from four numbers with + - *; many right answers, all worth 1",
+    "task:countdown": "reach a target from three numbers with + - *; many right answers, all worth 1",
     "task:coins": "pay an amount with few coins; largest-first is valid and common, the best is rare and worth more",
     "reasoning_gym:NAME": "any data set of reasoning-gym (pip install 'rlvrkit[reasoning-gym]')",
 }

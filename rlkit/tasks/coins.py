@@ -1,6 +1,6 @@
 r"""`task:coins`: pay an amount with few coins. Taking the largest coin first is always valid and never the best.
 
-    question   Pay 14 with coins of 1 7 10, as few as you can. Answer like \boxed{10+1}.
+    question   Fewest coins of 1 7 10 for 14, as \boxed{10+1}?
     at once    <now>\boxed{10+1+1+1}                                                         0: 13 is not 14
     steps      <steps>14-10=4;4-1=3;3-1=2;2-1=1;1-1=0;\boxed{10+1+1+1+1}                     2/5: two coins would do
     checked    <check>14-10=4;4-1=3;3-1=2;2-1=1;1-1=0;5 coins;14-7=7;7-7=0;2 coins;\boxed{7+7}   1
@@ -22,7 +22,7 @@ from .parts import RIGHT, Split, draw_style, last_boxed, split_of
 LARGEST_AMOUNT = 99
 SMALL_COINS = range(3, 31)
 LARGEST_COIN = 50
-MOST_COINS = 10
+MOST_COINS = 8
 """Of the largest-first payment, so that answers stay short."""
 MAX_CHARACTERS = 400
 """Of an answer: 99 coins of 1 fit."""
@@ -59,10 +59,10 @@ def fewest(amount: int, coins: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class CoinsTask:
-    """Pay an amount with three kinds of coins; reward is fewest / used. About 6,000 questions."""
+    """Pay an amount with three kinds of coins; reward is fewest / used. About 3,000 questions."""
 
     name: str = "coins"
-    max_completion_length: int = 224
+    max_completion_length: int = 184
 
     def item(self, split: Split, index: int) -> Mapping[str, Any]:
         rng = random.Random(f"coins {split} {index}")
@@ -75,7 +75,7 @@ class CoinsTask:
                 continue
             best = fewest(amount, coins)
             shown = " ".join(map(str, coins))
-            question = f"Pay {amount} with coins of {shown}, as few as you can. Answer like \\boxed{{10+1}}."
+            question = f"Fewest coins of {shown} for {amount}, as \\boxed{{10+1}}?"
             if len(best) < len(common) and split_of(question) == split:
                 return {"prompt": question, "answer": _sum(best), "amount": amount, "coins": coins}
 

@@ -1,6 +1,6 @@
-r"""`task:countdown`: reach a target from four small numbers with + - *, each number at most once.
+r"""`task:countdown`: reach a target from three small numbers with + - *, each number at most once.
 
-    question   Make 32 from 2 3 5 7 with + - *, each number at most once. Answer in \boxed{}.
+    question   Make 32 from 3 5 7 with + - *, as \boxed{3+5}.
     at once    <now>\boxed{7*5-3}
     steps      <steps>7*5=35;35-3=32;\boxed{7*5-3}
     checked    <check>7*5=35;35-2=32;7*5=35;35-3=32;\boxed{7*5-3}
@@ -20,7 +20,7 @@ from rlkit.types import Prompt, Score
 
 from .parts import RIGHT, Split, draw_style, last_boxed, split_of
 
-NUM_NUMBERS = 4
+NUM_NUMBERS = 3
 LARGEST_NUMBER = 9
 LARGEST_TARGET = 99
 MAX_CHARACTERS = 200
@@ -110,9 +110,9 @@ class _Reader:
 
 
 def random_expression(numbers: Sequence[int], rng: random.Random) -> str:
-    """An expression of three or four of the numbers, each once, in which every step's result is at least 1."""
+    """An expression of all numbers, or all but one, each once, in which every step's result is at least 1."""
     while True:
-        parts = [(n, str(n), "*") for n in rng.sample(numbers, rng.choice((3, 4)))]
+        parts = [(n, str(n), "*") for n in rng.sample(numbers, rng.choice((len(numbers) - 1, len(numbers))))]
         while len(parts) > 1:
             i, j = rng.sample(range(len(parts)), 2)
             (a, left, left_op), (b, right, right_op) = parts[i], parts[j]
@@ -132,10 +132,10 @@ def random_expression(numbers: Sequence[int], rng: random.Random) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CountdownTask:
-    """Reach a target with + - * from four numbers; about 16,000 questions, many right answers to each."""
+    """Reach a target with + - * from three numbers; about 2,200 questions, many right answers to each."""
 
     name: str = "countdown"
-    max_completion_length: int = 96
+    max_completion_length: int = 64
 
     def item(self, split: Split, index: int) -> Mapping[str, Any]:
         rng = random.Random(f"countdown {split} {index}")
@@ -145,9 +145,7 @@ class CountdownTask:
             answer = random_expression(numbers, rng)
             target = read_expression(answer).value
             shown = " ".join(map(str, numbers))
-            question = (
-                f"Make {target} from {shown} with + - *, each number at most once. Answer in \\boxed{{}}."
-            )
+            question = f"Make {target} from {shown} with + - *, as \\boxed{{3+5}}."
             if target <= LARGEST_TARGET and target not in numbers and split_of(question) == split:
                 return {"prompt": question, "answer": answer, "numbers": numbers, "target": target}
 
