@@ -7,6 +7,7 @@ Exits with 1 when a seed ends below its start.
 """
 
 import json
+import os
 import platform
 import statistics
 import sys
@@ -70,7 +71,7 @@ def main(args: Learns) -> int:
             f"{gain:+.3f}",
             f"{statistics.median(r['seconds'] for r in mine):.0f}",
         )
-    machine = f"{platform.machine()}, {platform.processor() or 'CPU'}, python {platform.python_version()}"
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, python {platform.python_version()}"
     Console(width=120).print(table)
     print(f"± is the standard deviation over seeds; seconds: median of the runs' steps; machine: {machine}")
     if args.json:

@@ -248,9 +248,10 @@ def tiny_folder(task: Task, console: "Console", seed: int = 0) -> Path:
     from filelock import FileLock
 
     from rlkit import sft, tiny
+    from rlkit.tasks import parts
 
     cfg = SftConfig(seed=seed)
-    source = "".join(inspect.getsource(m) for m in (sft, tiny, sys.modules[type(task).__module__]))
+    source = "".join(inspect.getsource(m) for m in (sft, tiny, parts, sys.modules[type(task).__module__]))
     recipe = repr((task.name, cfg.steps, cfg.batch_size, cfg.learning_rate, cfg.segment_share, seed, source))
     key = hashlib.sha256(recipe.encode()).hexdigest()[:12]
     folder = tiny.cache_folder() / f"tiny-{task.name.replace(':', '-')}-{key}"
