@@ -10,8 +10,10 @@ it is installed. Ends with a table and runs/demo/summary.json.
 import json
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import tyro
 from rich.box import SIMPLE
@@ -22,6 +24,7 @@ from rlkit import build
 from rlkit.commands import Outcome, prepare, run
 from rlkit.config import LogConfig, TrainConfig
 
+T = TypeVar("T")
 FOLDER = Path("runs/demo")
 ALGORITHMS = ("skpo", "grpo")
 
@@ -78,9 +81,11 @@ def main(demo: Demo) -> None:
     console.print(
         f"read:   {FOLDER}/skpo/metrics.jsonl, {FOLDER}/skpo/rollouts/ (parquet), {FOLDER}/skpo/config.toml"
     )
+    if demo.picture is not None:
+        console.save_svg(str(demo.picture), title="make demo")
 
 
-def with_seconds(console: Console, phase: str, work):  # noqa: ANN001, ANN201 - the phase's own type goes through
+def with_seconds(console: Console, phase: str, work: Callable[[], T]) -> T:
     began = time.perf_counter()
     console.rule(f"[bold]{phase}", align="left")
     result = work()
