@@ -71,7 +71,8 @@ def _user_algorithm(name: str) -> Any:
 
 def make_algorithm(cfg: AlgoConfig, sampling: "Sampling") -> "Algorithm":
     if is_user_object(cfg.name):
-        return _user_algorithm(cfg.name)(cfg, sampling)  # type: ignore[no-any-return]
+        own: Algorithm = _user_algorithm(cfg.name)(cfg, sampling)
+        return own
     if cfg.name == "grpo":
         from rlkit.algos.grpo import Grpo
 

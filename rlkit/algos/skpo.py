@@ -16,7 +16,7 @@ baseline. Where the paper is silent (docs/papers.md lists each choice) the note 
 
 import random
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import cast
 
@@ -41,7 +41,7 @@ from rlkit.batch import SURROGATES, Batch, TokenStats
 from rlkit.config import AlgoConfig, SkpoConfig
 from rlkit.errors import ConfigError
 from rlkit.metrics import Metrics, Tally
-from rlkit.types import Credit, Group, Prompt, Request, Rollout, Sample, Segment, State
+from rlkit.types import Credit, Group, Prompt, Request, Rollout, Sample, Segment, SegmentKind, State
 
 
 @dataclass(slots=True)
@@ -126,8 +126,12 @@ def skip_prompt(prompt: Prompt, segment: Rollout, cfg: SkpoConfig) -> tuple[list
     else:
         head, tail = prompt.skip_ids
     a, b = len(head), len(head) + len(written)
-    parts = [("prompt", 0, a), ("context", a, b), ("prompt", b, b + len(tail))]
-    segments = [Segment(kind=kind, start=i, end=j) for kind, i, j in parts if j > i]  # type: ignore[arg-type]
+    parts: list[tuple[SegmentKind, int, int]] = [
+        ("prompt", 0, a),
+        ("context", a, b),
+        ("prompt", b, b + len(tail)),
+    ]
+    segments = [Segment(kind=kind, start=i, end=j) for kind, i, j in parts if j > i]
     return [*head, *written, *tail], segments
 
 
@@ -388,5 +392,4 @@ class Skpo:
 
     def load_state_dict(self, state: State) -> None:
         self.steps = int(state["steps"])
-        records: Mapping[str, Mapping[str, object]] = state["records"]
-        self.records = {i: Record(**r) for i, r in records.items()}  # type: ignore[arg-type]
+        self.records = {i: Record(**r) for i, r in state["records"].items()}
