@@ -3,7 +3,7 @@
 import os
 
 # Before torch is loaded, which reads it once: idle OpenMP threads that spin take the cores from the sampler's and the
-# verifiers' processes. On a shared machine of two cores the same work was up to ten times slower.
+# verifiers' processes, which on a busy machine of two cores costs several times the work itself.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from rlkit.types import Group, Prompt, Request, Rollout, Score, Segment  # noqa: E402

@@ -8,7 +8,7 @@
 The three styles are the modes a warm-started model has to choose among, and the first token names the mode, so the
 roles of the tokens in the probability-mass analysis are known exactly: `<now>` is common and mostly wrong, `<steps>`
 is less common and mostly right, `<check>` is rare and the best. The truth of every step is known too (`steps_right`).
-The labels let a small model find the next operation in the question, which is the hard part for it.
+The labels name the operations, so that every written step can be matched with its place in the chain.
 """
 
 import random
