@@ -1,6 +1,7 @@
 """Verifiers: each judges one answer and says why. No torch, no vLLM; sympy loads with the first answer it reads."""
 
-from .boxed import last_boxed
+from rlkit.boxed import last_boxed
+
 from .combine import WeightedSum
 from .exact import ExactVerifier
 from .format import FormatVerifier

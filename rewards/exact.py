@@ -2,9 +2,9 @@ r"""Equality of text: the last \boxed{...}, or else the last line, is the refere
 
 from dataclasses import dataclass
 
+from rlkit.boxed import last_boxed
 from rlkit.types import Prompt, Score
 
-from .boxed import last_boxed
 from .contract import shown
 
 

@@ -2,9 +2,9 @@ r"""Is the answer where it should be: exactly one \boxed{...}, closed, filled, a
 
 from dataclasses import dataclass
 
+from rlkit.boxed import find_boxes
 from rlkit.types import Prompt, Score
 
-from .boxed import find_boxes
 from .contract import shown
 
 

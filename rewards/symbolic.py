@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from rlkit.boxed import find_boxes, last_answer
 from rlkit.types import Prompt, Score
 
-from .boxed import find_boxes, last_answer
 from .contract import shown
 
 _NO_MEANING = re.compile(r"\\left(?![a-zA-Z])|\\right(?![a-zA-Z])|\\[!,;: ]|~")

@@ -16,7 +16,6 @@ from rlkit.config import (
     RewardConfig,
     SamplerConfig,
     SftConfig,
-    SkpoConfig,
     TrainConfig,
 )
 from rlkit.errors import ConfigError, DataError, ModelError, RunError, unknown_name
@@ -333,10 +332,13 @@ def make_data(cfg: TrainConfig, task: Task | None, rows: "Rows", tokenizer: Any)
     from rlkit.templates import Template
 
     template = Template(cfg.data, tokenizer)
-    with_skip = isinstance(cfg.algo, SkpoConfig) and cfg.algo.skip and cfg.algo.skip_format == "chat"
     if task is not None and cfg.data.pool == 0:
         return EndlessData(
-            task, template, seed=cfg.seed, max_prompt_length=cfg.max_prompt_length, with_skip=with_skip
+            task,
+            template,
+            seed=cfg.seed,
+            max_prompt_length=cfg.max_prompt_length,
+            with_skip=cfg.algo.room_for_segment,
         )
     return PoolData(
         rows,
@@ -344,7 +346,7 @@ def make_data(cfg: TrainConfig, task: Task | None, rows: "Rows", tokenizer: Any)
         seed=cfg.seed,
         max_prompt_length=cfg.max_prompt_length,
         shuffle=cfg.data.shuffle,
-        with_skip=with_skip,
+        with_skip=cfg.algo.room_for_segment,
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rlkit.boxed import last_boxed
 from rlkit.errors import DataError, unknown_name
 
 Row = Mapping[str, Any]
@@ -208,26 +209,6 @@ _READERS: Mapping[Reading, Callable[[str, str], str]] = {
     "after ####": _after_hashes,
     "last \\boxed": _last_boxed_answer,
 }
-
-
-def last_boxed(text: str) -> str | None:
-    r"""What the last complete \boxed{...} or \fbox{...} holds, or None.
-
-    >>> last_boxed(r"so \boxed{1} and \boxed{\frac{1}{2}}"), last_boxed("none")
-    ('\\frac{1}{2}', None)
-    """
-    for match in reversed(list(re.finditer(r"\\(?:boxed|fbox)\s*\{", text))):
-        depth, escaped = 1, False
-        for i in range(match.end(), len(text)):
-            if escaped:
-                escaped = False
-            elif text[i] == "\\":
-                escaped = True
-            elif text[i] in "{}":
-                depth += 1 if text[i] == "{" else -1
-                if depth == 0:
-                    return text[match.end() : i].strip()
-    return None
 
 
 def _shown(value: object) -> str:

@@ -227,6 +227,11 @@ class AlgoConfig:
         )
 
     @property
+    def room_for_segment(self) -> bool:
+        """Whether prompts are rendered a second time with room for a segment before the question (Prompt.skip_ids)."""
+        return False
+
+    @property
     def clip_high(self) -> float:
         return self.epsilon if self.epsilon_high is None else self.epsilon_high
 
@@ -298,6 +303,10 @@ class SkpoConfig(AlgoConfig):
         _require(self.tau_half > 0, "algo.tau_half", self.tau_half, "a positive number of nats")
         _require(self.priority_eps > 0, "algo.priority_eps", self.priority_eps, "a positive number")
         _require(self.initial_length > 1, "algo.initial_length", self.initial_length, "at least 2 tokens")
+
+    @property
+    def room_for_segment(self) -> bool:
+        return self.skip and self.skip_format == "chat"
 
 
 ALGO_CONFIGS: dict[str, type[AlgoConfig]] = {

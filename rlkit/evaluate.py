@@ -62,7 +62,7 @@ def evaluate(
     min_p: float = 0.0,
     seed: int,
 ) -> Evaluation:
-    """Answer every prompt `samples` times and score the answers."""
+    """Answer every prompt `samples` times and score the answers. RolloutError when none of them can be judged."""
     requests = [
         Request(
             prompt_id=p.id,
@@ -81,16 +81,6 @@ def evaluate(
     groups = judge([Group(prompt=p, rollouts=r) for p, r in zip(prompts, drawn, strict=True)])
     values = [[r.value for r in g.rollouts if r.value is not None] for g in groups]
     per_prompt = [statistics.fmean(v) for v in values if v]
-    if not per_prompt:
-        return Evaluation(
-            pass_at_1=0.0,
-            low=0.0,
-            high=1.0,
-            prompts=0,
-            samples=samples,
-            unjudged=len(prompts) * samples,
-            mean_length=0.0,
-        )
     low, high = interval(per_prompt, seed)
     return Evaluation(
         pass_at_1=statistics.fmean(per_prompt),

@@ -84,6 +84,16 @@ def train(
     evaluate: called with a step's number, writes its own record and returns the numbers to log
     """
     step, sampled = start.step, start.sampled_tokens
+
+    def here() -> Position:
+        return Position(
+            step=step,
+            updates=learner.updates,
+            sampled_tokens=sampled,
+            data=data.state_dict(),
+            algo=algo.state_dict(),
+        )
+
     with _ctrl_c(view) as asked_to_stop:
         while step < cfg.steps and (cfg.token_budget is None or sampled < cfg.token_budget):
             step, clock = step + 1, _Clock(view)
@@ -129,19 +139,11 @@ def train(
                 view.sample(step, groups)
             stop = asked_to_stop()
             if last or stop or (cfg.log.save_every and step % cfg.log.save_every == 0):
-                position = Position(
-                    step=step,
-                    updates=learner.updates,
-                    sampled_tokens=sampled,
-                    data=data.state_dict(),
-                    algo=algo.state_dict(),
-                )
+                position = here()
                 checkpoint.save(store.checkpoints, learner, tokenizer, position, cfg.log.save_total_limit)
             if stop and not last:
                 raise Stopped(step)
-    return Position(
-        step=step, updates=learner.updates, sampled_tokens=sampled, data=data.state_dict(), algo={}
-    )
+    return here()
 
 
 class _Counted:

@@ -20,6 +20,8 @@ class Judge:
     """Scores every rollout of every group without children.
 
     max_error_share: raise RolloutError when a larger share of the verdicts of one call are errors
+
+    Also raises RolloutError when not one of them is a score: a mean of nothing would read as 0.
     """
 
     def __init__(self, scorer: Scorer, decode: Decode, max_error_share: float) -> None:
@@ -41,6 +43,12 @@ class Judge:
             raise RolloutError(
                 f"{len(errors)} of {len(scores)} verdicts are errors, more than --reward.max-error-share {self.max_error_share}. "
                 f"The first: prompt {prompt.id}, answer {text[-80:]!r}: {scores[errors[0]].reason}"
+            )
+        if scores and all(s.outcome != "score" for s in scores):
+            prompt, text = items[0]
+            raise RolloutError(
+                f"none of {len(scores)} answers could be judged. The first: prompt {prompt.id}, answer {text[-80:]!r}: "
+                f"{scores[0].reason or 'no reason given'}. Check --reward and --data.answer-column"
             )
 
 

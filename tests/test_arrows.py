@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS: dict[int, set[str]] = {
-    1: {"__init__", "types", "errors", "config", "userload", "toml", "flags"},
+    1: {"__init__", "types", "errors", "config", "userload", "toml", "flags", "boxed"},
     2: {
         *("rewards", "samplers", "analysis", "algos", "learner", "tasks"),
         *("data", "rows", "columns", "sources", "templates"),
@@ -74,7 +74,7 @@ def linked(path: Path) -> bool:
 
 
 def module_of(path: str) -> str:
-    """`rewards/boxed.py` -> `rlkit.rewards.boxed`."""
+    """`rewards/exact.py` -> `rlkit.rewards.exact`."""
     parts = path.removesuffix(".py").removesuffix("/__init__").split("/")
     return ".".join(parts if parts[0] == "rlkit" else ["rlkit", *parts])
 
@@ -186,14 +186,14 @@ def test_every_import_points_down():
 
 def test_files_are_found():
     files = source_files()
-    assert {"rlkit/types.py", "rlkit/algos/base.py", "rewards/boxed.py", "samplers/hf.py"} <= set(files)
+    assert {"rlkit/types.py", "rlkit/algos/base.py", "rewards/exact.py", "samplers/hf.py"} <= set(files)
     assert not [path for path in files if path.startswith("rlkit/rewards")]
 
 
 MODULES = {
     *("rlkit", "rlkit.types", "rlkit.config", "rlkit.batch", "rlkit.loop", "rlkit.build", "rlkit.data"),
     *("rlkit.algos", "rlkit.algos.base", "rlkit.algos.grpo", "rlkit.learner", "rlkit.learner.learner"),
-    *("rlkit.rewards", "rlkit.rewards.boxed", "rlkit.samplers", "rlkit.samplers.hf"),
+    *("rlkit.rewards", "rlkit.rewards.exact", "rlkit.samplers", "rlkit.samplers.hf"),
 }
 
 
@@ -207,9 +207,9 @@ MODULES = {
         ("rlkit/algos/grpo.py", "from ..learner import Learner", "neighbours"),
         ("rlkit/algos/grpo.py", "import rlkit.learner.learner as learner", "neighbours"),
         ("rlkit/algos/grpo.py", "def f():\n    from vllm import LLM", "samplers/vllm_*.py"),
-        ("rewards/boxed.py", "import torch.nn", "works without torch"),
-        ("rewards/boxed.py", "from math_verify import parse", "rewards/symbolic.py only"),
-        ("samplers/hf.py", "from rlkit.rewards.boxed import last_boxed", "neighbours"),
+        ("rewards/exact.py", "import torch.nn", "works without torch"),
+        ("rewards/exact.py", "from math_verify import parse", "rewards/symbolic.py only"),
+        ("samplers/hf.py", "from rlkit.rewards.exact import ExactVerifier", "neighbours"),
         ("samplers/hf.py", "import importlib\nimportlib.import_module('vllm')", "samplers/vllm_*.py"),
         ("rlkit/loop.py", "from rlkit.algos.grpo import Grpo", "protocols"),
         ("rlkit/loop.py", "from rlkit.rewards import VerifierPool", "protocols"),
@@ -231,7 +231,7 @@ def test_a_wrong_arrow_is_found(path: str, source: str, reason: str):
     [
         ("rlkit/config.py", "import tomllib\nfrom rlkit.errors import ConfigError"),
         ("rlkit/algos/grpo.py", "import torch\nfrom rlkit.batch import Batch\nfrom .base import Stateless"),
-        ("rewards/symbolic.py", "from math_verify import parse\nfrom .boxed import last_boxed"),
+        ("rewards/symbolic.py", "from math_verify import parse\nfrom .contract import judge"),
         ("samplers/vllm_engine.py", "from vllm import LLM\nfrom . import weights"),
         ("rlkit/loop.py", "from rlkit.algos.base import Algorithm\nfrom rlkit import batch"),
         ("rlkit/data.py", "from rlkit.columns import find_columns"),

@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rlkit.boxed import last_boxed
 from rlkit.types import Prompt, Score
 
-from .parts import RIGHT, Split, draw_style, last_boxed, split_of
+from .parts import RIGHT, Split, draw_style, split_of
 
 LABELS = "abcd"
 

@@ -16,9 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlkit.boxed import last_boxed
 from rlkit.types import Prompt, Score
 
-from .parts import RIGHT, Split, draw_style, last_boxed, split_of
+from .parts import RIGHT, Split, draw_style, split_of
 
 NUM_NUMBERS = 3
 LARGEST_NUMBER = 9

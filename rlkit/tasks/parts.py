@@ -1,8 +1,7 @@
-"""What procedural tasks share: the split a question belongs to, the styles of answering, reading the answer out of a text."""
+"""What procedural tasks share: the split a question belongs to and the styles of answering."""
 
 import hashlib
 import random
-import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -16,7 +15,6 @@ RIGHT: Mapping[str, float] = {"<now>": 0.20, "<steps>": 0.90, "<check>": 0.98}
 """How often an answer of that style is right."""
 
 _TEST_SHARE = 64 / 256
-_BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}")
 
 
 def split_of(question: str) -> Split:
@@ -26,16 +24,6 @@ def split_of(question: str) -> Split:
     ('test', 'train')
     """
     return "test" if hashlib.sha256(question.encode()).digest()[0] / 256 < _TEST_SHARE else "train"
-
-
-def last_boxed(text: str) -> str | None:
-    r"""What the last \boxed{...} holds (one level of braces inside it is read), or None.
-
-    >>> last_boxed(r"\boxed{1} no, \boxed{ 7*5-3 }"), last_boxed("7*5-3")
-    ('7*5-3', None)
-    """
-    found = _BOXED.findall(text)
-    return found[-1].strip() if found else None
 
 
 def draw_style(rng: random.Random, practice: bool) -> str:

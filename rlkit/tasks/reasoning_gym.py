@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rlkit.boxed import last_boxed
 from rlkit.errors import ConfigError, DataError, unknown_name
 from rlkit.types import Prompt, Score
 
-from .parts import Split, last_boxed, split_of
+from .parts import Split, split_of
 
 ATTEMPTS = 64
 """Generated items among which one of the wanted split is looked for: all miss it once in 10^8."""

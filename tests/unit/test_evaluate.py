@@ -7,25 +7,25 @@ import pytest
 
 from rlkit.errors import RolloutError
 from rlkit.evaluate import evaluate, interval
+from rlkit.rewards import VerifierPool
 from rlkit.samplers.scripted import Answer, ScriptedSampler
-from rlkit.types import Group, Prompt, Score
+from rlkit.types import Group, Prompt, Score, Verifier
 from rlkit.verify import Judge
 from tests.rollouts import question, rollout
 
 RIGHT, WRONG, UNREADABLE, STOP = 50, 51, 52, 3
 
 
-class Reader:
+def read(prompt: Prompt, text: str) -> Score:
     """Scores the first token of an answer; cannot judge UNREADABLE."""
-
-    def score(self, items: list[tuple[Prompt, str]]) -> list[Score]:
-        return [
-            Score(None) if f"{UNREADABLE}" in t else Score(float(t.startswith(f"{RIGHT}"))) for _, t in items
-        ]
+    if text.startswith(f"{UNREADABLE}"):
+        return Score(None, reason="unreadable")
+    return Score(float(text.startswith(f"{RIGHT}")))
 
 
-def judge() -> Judge:
-    return Judge(Reader(), lambda ids: " ".join(map(str, ids)), max_error_share=0.2)  # type: ignore[arg-type]
+def judge(verifier: Verifier = read, max_error_share: float = 0.2) -> Judge:
+    pool = VerifierPool(verifier, workers=0, timeout=1.0)
+    return Judge(pool, lambda ids: " ".join(map(str, ids)), max_error_share)
 
 
 def test_wilson_for_eight_of_ten_is_the_published_value() -> None:
@@ -87,10 +87,10 @@ def test_each_prompt_counts_once_however_many_of_its_answers_were_judged() -> No
     assert str(got).startswith("0.625 [0.")
 
 
-def test_when_nothing_could_be_judged_everything_is_possible() -> None:
+def test_when_nothing_could_be_judged_there_is_a_sentence_and_no_number() -> None:
     sampler = ScriptedSampler(lambda r, i: Answer([UNREADABLE, STOP]), stop_ids=[STOP])
-    got = evaluate(sampler, judge(), [question()], samples=2, max_tokens=8, temperature=1.0, seed=0)
-    assert (got.prompts, got.unjudged, got.low, got.high) == (0, 2, 0.0, 1.0)
+    with pytest.raises(RolloutError, match="none of 2 answers could be judged.*unreadable"):
+        evaluate(sampler, judge(), [question()], samples=2, max_tokens=8, temperature=1.0, seed=0)
 
 
 def test_verdicts_reach_the_answers_they_judge_also_below_segments() -> None:
@@ -106,15 +106,16 @@ def test_verdicts_reach_the_answers_they_judge_also_below_segments() -> None:
     assert got == [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]
 
 
-def test_too_many_failed_verdicts_stop_the_step_and_name_the_first() -> None:
-    class Broken:
-        def score(self, items: list[tuple[Prompt, str]]) -> list[Score]:
-            return [Score(None, reason="timed out after 5 s", error=i == 2) for i in range(len(items))]
+def fails_on_unreadable(prompt: Prompt, text: str) -> Score:
+    if text.startswith(f"{UNREADABLE}"):
+        raise TimeoutError("no answer after 5 s")
+    return Score(1.0)
 
-    group = Group(prompt=question("q7"), rollouts=[rollout([RIGHT])] * 4)
-    decode = lambda ids: "an answer"  # noqa: E731
-    with pytest.raises(
-        RolloutError, match="1 of 4 verdicts are errors.*prompt q7, answer 'an answer': timed out"
-    ):
-        Judge(Broken(), decode, max_error_share=0.2)([group])  # type: ignore[arg-type]
-    Judge(Broken(), decode, max_error_share=0.25)([group])  # type: ignore[arg-type]
+
+def test_too_many_failed_verdicts_stop_the_step_and_name_the_first() -> None:
+    rollouts = [rollout([RIGHT]), rollout([RIGHT]), rollout([UNREADABLE]), rollout([RIGHT])]
+    group = Group(prompt=question("q7"), rollouts=rollouts)
+    said = "1 of 4 verdicts are errors.*prompt q7, answer '52': TimeoutError: no answer after 5 s"
+    with pytest.raises(RolloutError, match=said):
+        judge(fails_on_unreadable, max_error_share=0.2)([group])
+    judge(fails_on_unreadable, max_error_share=0.25)([group])

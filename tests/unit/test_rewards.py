@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from rlkit.boxed import find_boxes, last_answer
 from rlkit.errors import ConfigError
 from rlkit.rewards import (
     ExactVerifier,
@@ -22,7 +23,6 @@ from rlkit.rewards import (
     last_boxed,
     make_verifier,
 )
-from rlkit.rewards.boxed import find_boxes, last_answer
 from rlkit.rewards.symbolic import same_text
 from rlkit.types import Prompt, Score
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from rlkit.boxed import last_boxed
 from rlkit.errors import ConfigError, DataError
 from rlkit.tasks import TASKS, make_task
 from rlkit.tasks import reasoning_gym as adapter
 from rlkit.tasks.coins import CoinsTask, fewest, largest_first
 from rlkit.tasks.countdown import CountdownTask, random_expression, read_expression
-from rlkit.tasks.parts import last_boxed
 from rlkit.types import Prompt
 
 NAMES = ("task:chain", "task:countdown", "task:coins")
