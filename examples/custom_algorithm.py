@@ -17,11 +17,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from rlkit.algo_config import AlgoConfig
 from rlkit.algos.base import Sampling, Stateless
 from rlkit.algos.grpo import collect_groups, judged
 from rlkit.algos.ops import clip_metrics, log_ratio, loss_of, ppo_terms
 from rlkit.batch import Batch, TokenStats
-from rlkit.config import AlgoConfig
 from rlkit.errors import ConfigError
 from rlkit.metrics import Metrics
 from rlkit.types import Credit, Group, Prompt, Rollout, Sample

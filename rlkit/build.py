@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rlkit.algo_config import ALGO_CONFIGS, AlgoConfig
 from rlkit.config import (
-    ALGO_CONFIGS,
-    AlgoConfig,
     DataConfig,
     ModelConfig,
     RewardConfig,
@@ -46,7 +45,7 @@ def algo_config(name: str) -> AlgoConfig:
         config = getattr(_user_algorithm(name), "Config", AlgoConfig)
         if not (isinstance(config, type) and issubclass(config, AlgoConfig)):
             raise ConfigError(
-                f"--algo {name}: its Config is {config!r}; expected a subclass of rlkit.config.AlgoConfig"
+                f"--algo {name}: its Config is {config!r}; expected a subclass of rlkit.algo_config.AlgoConfig"
             )
         return config(name=name)
     if name not in ALGO_CONFIGS:

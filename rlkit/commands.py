@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlkit import build
-from rlkit.config import ALGO_CONFIGS, EvalConfig, SftConfig, TrainConfig
+from rlkit.algo_config import ALGO_CONFIGS
+from rlkit.config import EvalConfig, SftConfig, TrainConfig
 from rlkit.errors import DISK_FULL_ERRORS, ConfigError, Interrupted, ModelError, RunError
 from rlkit.printable import printable
 from rlkit.types import Prompt, Sampler, Task, Verifier

@@ -7,12 +7,8 @@ and the `config.toml` of a run folder. Names are TRL's where TRL has one. Only t
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rlkit.errors import ConfigError
-
-
-def _require(ok: bool, name: str, value: object, expected: str) -> None:
-    if not ok:
-        raise ConfigError(f"{name} = {value!r}: expected {expected}")
+from rlkit.algo_config import AlgoConfig
+from rlkit.errors import ConfigError, require
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +53,10 @@ class DataConfig:
     """A row without question or answer: stop with its place, or skip and count it."""
 
     def __post_init__(self) -> None:
-        _require(self.pool >= 0, "data.pool", self.pool, "0 (endless) or more")
-        _require(self.limit is None or self.limit > 0, "data.limit", self.limit, "a positive number of rows")
+        require(self.pool >= 0, "data.pool", self.pool, "0 (endless) or more")
+        require(self.limit is None or self.limit > 0, "data.limit", self.limit, "a positive number of rows")
         known = self.template in ("auto", "chat", "plain") or "{question}" in self.template
-        _require(
-            known, "data.template", self.template, "auto, chat, plain or a text that contains {question}"
-        )
+        require(known, "data.template", self.template, "auto, chat, plain or a text that contains {question}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +73,9 @@ class RewardConfig:
     """Stop the run when a larger share of a step's verdicts are errors."""
 
     def __post_init__(self) -> None:
-        _require(self.workers >= 0, "reward.workers", self.workers, "0 or more processes")
-        _require(self.timeout > 0, "reward.timeout", self.timeout, "a positive number of seconds")
-        _require(
+        require(self.workers >= 0, "reward.workers", self.workers, "0 or more processes")
+        require(self.timeout > 0, "reward.timeout", self.timeout, "a positive number of seconds")
+        require(
             0 <= self.max_error_share <= 1,
             "reward.max_error_share",
             self.max_error_share,
@@ -111,19 +105,19 @@ class SamplerConfig:
     """MiB for vLLM's key-value cache (CPU only)."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.temperature > 0,
             "sampler.temperature",
             self.temperature,
             "more than 0 (training needs spread)",
         )
-        _require(0 < self.top_p <= 1, "sampler.top_p", self.top_p, "0 < top_p <= 1")
-        _require(self.top_k >= 0, "sampler.top_k", self.top_k, "0 (no limit) or more")
-        _require(0 <= self.min_p <= 1, "sampler.min_p", self.min_p, "0 <= min_p <= 1")
-        _require(self.max_num_seqs > 0, "sampler.max_num_seqs", self.max_num_seqs, "at least 1")
+        require(0 < self.top_p <= 1, "sampler.top_p", self.top_p, "0 < top_p <= 1")
+        require(self.top_k >= 0, "sampler.top_k", self.top_k, "0 (no limit) or more")
+        require(0 <= self.min_p <= 1, "sampler.min_p", self.min_p, "0 <= min_p <= 1")
+        require(self.max_num_seqs > 0, "sampler.max_num_seqs", self.max_num_seqs, "at least 1")
         share = self.gpu_memory_utilization
-        _require(0 < share < 1, "sampler.gpu_memory_utilization", share, "a share between 0 and 1")
-        _require(
+        require(0 < share < 1, "sampler.gpu_memory_utilization", share, "a share between 0 and 1")
+        require(
             self.kv_cache_memory > 0,
             "sampler.kv_cache_memory",
             self.kv_cache_memory,
@@ -169,152 +163,13 @@ class LearnerConfig:
 
     def __post_init__(self) -> None:
         rate = self.learning_rate
-        _require(rate is None or rate > 0, "learner.learning_rate", rate, "a positive number")
-        _require(self.warmup_steps >= 0, "learner.warmup_steps", self.warmup_steps, "0 or more")
-        _require(self.max_grad_norm > 0, "learner.max_grad_norm", self.max_grad_norm, "a positive number")
-        _require(
+        require(rate is None or rate > 0, "learner.learning_rate", rate, "a positive number")
+        require(self.warmup_steps >= 0, "learner.warmup_steps", self.warmup_steps, "0 or more")
+        require(self.max_grad_norm > 0, "learner.max_grad_norm", self.max_grad_norm, "a positive number")
+        require(
             self.micro_batch_tokens > 0, "learner.micro_batch_tokens", self.micro_batch_tokens, "at least 1"
         )
-        _require(self.logits_chunk > 0, "learner.logits_chunk", self.logits_chunk, "at least 1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AlgoConfig:
-    """What all algorithms of the family share. Defaults are TRL's GRPO with 1/|o| and no KL."""
-
-    name: str = "grpo"
-    """`grpo`, `grpo_n`, `gspo_n`, `skpo` (see `rlkit algos`), or your own `file.py:attr`."""
-    num_generations: int = 8
-    """G, the rollouts of one prompt."""
-    epsilon: float = 0.2
-    """Lower clip: ratios below 1 - epsilon stop pulling."""
-    epsilon_high: float | None = None
-    """Upper clip: 1 + epsilon_high; none: the same as epsilon."""
-    beta: float = 0.0
-    """Weight of the KL penalty to the starting weights (k3 estimator). 0: no reference model is loaded."""
-    scale_rewards: Literal["group", "batch", "none"] = "group"
-    """Divide centred rewards by the standard deviation of their group, of the batch, or not at all."""
-    scale_std: Literal["sample", "population"] = "sample"
-    """Standard deviation with n - 1 (TRL) or n."""
-    std_eps: float = 1e-4
-    """Added to that standard deviation."""
-    importance_sampling_correction: bool = True
-    """Weigh by learner / sampler probability, so that a sampler that rounds differently does not bias the gradient (TRL: vllm_importance_sampling_correction)."""
-    importance_sampling_mode: Literal[
-        "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"
-    ] = "sequence_mask"
-    """Per token or per sequence; cap the ratio, or drop what is above the cap (TRL: vllm_importance_sampling_mode)."""
-    importance_sampling_clip_max: float = 3.0
-    """That cap (TRL: vllm_importance_sampling_clip_max)."""
-
-    def __post_init__(self) -> None:
-        _require(
-            self.num_generations >= 2,
-            "algo.num_generations",
-            self.num_generations,
-            "at least 2: one rollout has nothing to be compared with, so its advantage is always 0",
-        )
-        _require(0 < self.epsilon < 1, "algo.epsilon", self.epsilon, "0 < epsilon < 1")
-        high = self.epsilon_high
-        _require(high is None or high > 0, "algo.epsilon_high", high, "a positive number, or none")
-        _require(self.beta >= 0, "algo.beta", self.beta, "0 or more")
-        _require(self.std_eps >= 0, "algo.std_eps", self.std_eps, "0 or more")
-        _require(
-            self.importance_sampling_clip_max > 0,
-            "algo.importance_sampling_clip_max",
-            self.importance_sampling_clip_max,
-            "a positive ratio",
-        )
-
-    @property
-    def room_for_segment(self) -> bool:
-        """Whether prompts are rendered a second time with room for a segment before the question (Prompt.skip_ids)."""
-        return False
-
-    @property
-    def clip_high(self) -> float:
-        return self.epsilon if self.epsilon_high is None else self.epsilon_high
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GrpoNConfig(AlgoConfig):
-    """GRPO-N: GRPO with only the negative advantages kept (arXiv:2510.04028)."""
-
-    name: str = "grpo_n"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GspoNConfig(AlgoConfig):
-    """GSPO-N: sequence ratios, only negative advantages. Clip range of GSPO (arXiv:2507.18071)."""
-
-    name: str = "gspo_n"
-    epsilon: float = 3e-4
-    """Lower clip of the length-normalised sequence ratio."""
-    epsilon_high: float | None = 4e-4
-    """Upper clip of the length-normalised sequence ratio."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SkpoConfig(AlgoConfig):
-    """SKPO (arXiv:2604.08690). Each default names its source in docs/papers.md."""
-
-    name: str = "skpo"
-    epsilon_high: float | None = 0.28
-    """Upper clip of the downstream objective (Clip-Higher); upstream keeps epsilon on both sides."""
-    scale_std: Literal["sample", "population"] = "population"
-    """Standard deviation of the downstream groups and of the upstream batch."""
-    std_eps: float = 1e-6
-    """Added to that standard deviation."""
-    split_low: float = 1 / 6
-    """Earliest split, as a share of the prompt's running response length."""
-    split_high: float = 1 / 2
-    """Latest split, likewise."""
-    initial_length: int = 1024
-    """The running response length of a prompt never met; at most max_completion_length."""
-    rho_min: float = 0.875
-    """Least memory of the value tracker: 1 / (1 - rho) visits."""
-    rho_max: float = 0.96
-    """Most memory of the value tracker."""
-    tau_half: float = 8.0
-    """Drift of a stored segment's log-probs, in nats per token, that halves the tracker's memory."""
-    priority_eps: float = 0.05
-    """Prompts are drawn with weight sqrt(v (1 - v)) + this."""
-    upstream_weight: float = 0.5
-    """Weight of the segments' objective."""
-    downstream_weight: float = 0.5
-    """Weight of the continuations' objective."""
-    skip_format: Literal["chat", "raw"] = "chat"
-    """How [s, q] is written: s, a blank line and q inside the user turn (chat), or s in front of the whole rendered prompt (raw)."""
-    skip: bool = True
-    """Off (ablation `w/o Skip`): continuations follow s as a plain prefix, [q, s]."""
-    upstream_reward: Literal["mc", "own"] = "mc"
-    """The mean outcome of the continuations, or (ablation `w/o MC`) the outcome of the segment's own full answer."""
-    split: Literal["uniform", "fixed"] = "uniform"
-    """Uniform in the range, or (ablation `Split@Fixed`) its two ends in turn."""
-    selection: Literal["median", "extreme"] = "median"
-    """The segment of median likelihood, or (ablation `Selection:Extreme`) the least and most likely in turn."""
-
-    def __post_init__(self) -> None:
-        AlgoConfig.__post_init__(self)
-        low, high = self.split_low, self.split_high
-        _require(0 < low <= high < 1, "algo split range", (low, high), "0 < split_low <= split_high < 1")
-        rho = (self.rho_min, self.rho_max)
-        _require(0 < rho[0] <= rho[1] < 1, "algo rho range", rho, "0 < rho_min <= rho_max < 1")
-        _require(self.tau_half > 0, "algo.tau_half", self.tau_half, "a positive number of nats")
-        _require(self.priority_eps > 0, "algo.priority_eps", self.priority_eps, "a positive number")
-        _require(self.initial_length > 1, "algo.initial_length", self.initial_length, "at least 2 tokens")
-
-    @property
-    def room_for_segment(self) -> bool:
-        return self.skip and self.skip_format == "chat"
-
-
-ALGO_CONFIGS: dict[str, type[AlgoConfig]] = {
-    "grpo": AlgoConfig,
-    "grpo_n": GrpoNConfig,
-    "gspo_n": GspoNConfig,
-    "skpo": SkpoConfig,
-}
+        require(self.logits_chunk > 0, "learner.logits_chunk", self.logits_chunk, "at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,9 +195,9 @@ class LogConfig:
 
     def __post_init__(self) -> None:
         for name in ("every", "save_total_limit", "eval_prompts"):
-            _require(getattr(self, name) > 0, f"log.{name}", getattr(self, name), "at least 1")
+            require(getattr(self, name) > 0, f"log.{name}", getattr(self, name), "at least 1")
         for name in ("show_every", "save_every", "eval_every"):
-            _require(getattr(self, name) >= 0, f"log.{name}", getattr(self, name), "0 (never) or more steps")
+            require(getattr(self, name) >= 0, f"log.{name}", getattr(self, name), "0 (never) or more steps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -376,21 +231,21 @@ class TrainConfig:
     """The run folder; none: runs/ALGO-MODEL-TIME."""
 
     def __post_init__(self) -> None:
-        _require(self.steps > 0, "steps", self.steps, "at least 1")
+        require(self.steps > 0, "steps", self.steps, "at least 1")
         budget = self.token_budget
-        _require(budget is None or budget > 0, "token_budget", budget, "a positive number of tokens, or none")
-        _require(self.prompts_per_step > 0, "prompts_per_step", self.prompts_per_step, "at least 1")
-        _require(self.mini_batches > 0, "mini_batches", self.mini_batches, "at least 1")
-        _require(
+        require(budget is None or budget > 0, "token_budget", budget, "a positive number of tokens, or none")
+        require(self.prompts_per_step > 0, "prompts_per_step", self.prompts_per_step, "at least 1")
+        require(self.mini_batches > 0, "mini_batches", self.mini_batches, "at least 1")
+        require(
             self.mini_batches <= self.prompts_per_step,
             "mini_batches",
             self.mini_batches,
             f"at most prompts_per_step = {self.prompts_per_step}, since a mini-batch holds whole groups",
         )
-        _require(self.num_iterations > 0, "num_iterations", self.num_iterations, "at least 1")
-        _require(self.max_prompt_length > 0, "max_prompt_length", self.max_prompt_length, "at least 1 token")
+        require(self.num_iterations > 0, "num_iterations", self.num_iterations, "at least 1")
+        require(self.max_prompt_length > 0, "max_prompt_length", self.max_prompt_length, "at least 1 token")
         length = self.max_completion_length
-        _require(length is None or length > 1, "max_completion_length", length, "at least 2 tokens")
+        require(length is None or length > 1, "max_completion_length", length, "at least 2 tokens")
         self.sampler.require_untruncated()
 
     @property
@@ -418,11 +273,11 @@ class EvalConfig:
     """Of the answers; the prompts are always the same ones."""
 
     def __post_init__(self) -> None:
-        _require(self.prompts > 0, "prompts", self.prompts, "at least 1")
-        _require(self.samples > 0, "samples", self.samples, "at least 1")
-        _require(self.max_prompt_length > 0, "max_prompt_length", self.max_prompt_length, "at least 1 token")
+        require(self.prompts > 0, "prompts", self.prompts, "at least 1")
+        require(self.samples > 0, "samples", self.samples, "at least 1")
+        require(self.max_prompt_length > 0, "max_prompt_length", self.max_prompt_length, "at least 1 token")
         length = self.max_completion_length
-        _require(length is None or length > 0, "max_completion_length", length, "at least 1 token")
+        require(length is None or length > 0, "max_completion_length", length, "at least 1 token")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -451,8 +306,8 @@ class SftConfig:
     """Where the model is saved; none: runs/sft-MODEL-TIME."""
 
     def __post_init__(self) -> None:
-        _require(self.steps > 0, "steps", self.steps, "at least 1")
-        _require(self.batch_size > 0, "batch_size", self.batch_size, "at least 1")
+        require(self.steps > 0, "steps", self.steps, "at least 1")
+        require(self.batch_size > 0, "batch_size", self.batch_size, "at least 1")
         rate = self.learning_rate
-        _require(rate is None or rate > 0, "learning_rate", rate, "a positive number")
-        _require(0 <= self.segment_share < 1, "segment_share", self.segment_share, "a share in [0, 1)")
+        require(rate is None or rate > 0, "learning_rate", rate, "a positive number")
+        require(0 <= self.segment_share < 1, "segment_share", self.segment_share, "a share in [0, 1)")

@@ -56,3 +56,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     return f"{kind} {name!r} is not known{hint} Known: {', '.join(known)}"
+
+
+def require(ok: bool, name: str, value: object, expected: str) -> None:
+    """Raise ConfigError, naming the setting, what came and what was expected, unless `ok`."""
+    if not ok:
+        raise ConfigError(f"{name} = {value!r}: expected {expected}")

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlkit import memory
-from rlkit.config import SkpoConfig, TrainConfig
+from rlkit.algo_config import SkpoConfig
+from rlkit.config import TrainConfig
 from rlkit.models import FOLDER_HOLDS, ModelPlace, ModelShape
 from rlkit.printable import printable
 from rlkit.types import Prompt, Score, Verifier

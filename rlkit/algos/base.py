@@ -6,8 +6,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from rlkit.algo_config import AlgoConfig
 from rlkit.batch import Batch, TokenStats
-from rlkit.config import AlgoConfig
 from rlkit.metrics import Metrics
 from rlkit.types import Credit, Group, Prompt, Rollout, Sample, State
 

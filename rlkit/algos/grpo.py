@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from rlkit.algo_config import AlgoConfig
 from rlkit.algos.base import Sampling, Stateless
 from rlkit.algos.ops import (
     clip_metrics,
@@ -20,7 +21,6 @@ from rlkit.algos.ops import (
     seed_of,
 )
 from rlkit.batch import Batch, TokenStats
-from rlkit.config import AlgoConfig
 from rlkit.metrics import Metrics
 from rlkit.types import Credit, Group, Prompt, Request, Rollout, Sample
 

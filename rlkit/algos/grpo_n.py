@@ -11,11 +11,11 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from rlkit.algo_config import AlgoConfig
 from rlkit.algos.base import Sampling, Stateless
 from rlkit.algos.grpo import clipped_loss, collect_groups, group_credits
 from rlkit.algos.ops import log_ratio
 from rlkit.batch import Batch, TokenStats
-from rlkit.config import AlgoConfig
 from rlkit.metrics import Metrics
 from rlkit.types import Credit, Group, Prompt, Sample
 

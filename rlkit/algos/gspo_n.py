@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from rlkit.algo_config import AlgoConfig
 from rlkit.algos.base import Sampling, Stateless
 from rlkit.algos.grpo import clipped_loss, collect_groups, group_credits
 from rlkit.algos.grpo_n import negatives_only
 from rlkit.algos.ops import log_ratio, sequence_log_ratio
 from rlkit.batch import Batch, TokenStats
-from rlkit.config import AlgoConfig
 from rlkit.metrics import Metrics
 from rlkit.types import Credit, Group, Prompt, Sample
 

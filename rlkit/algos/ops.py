@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rlkit.config import AlgoConfig
+from rlkit.algo_config import AlgoConfig
 from rlkit.metrics import Tally
 
 
@@ -35,7 +35,7 @@ def group_advantages(rewards: Sequence[Sequence[float]], cfg: AlgoConfig) -> lis
 
     A group of equal rewards, or of one, gets zeros: there is nothing to compare.
 
-    >>> from rlkit.config import SkpoConfig
+    >>> from rlkit.algo_config import SkpoConfig
     >>> [round(a, 3) for a in group_advantages([[1, 1, 1, 0, 0, 0, 0, 0]], SkpoConfig())[0][2:4]]
     [1.291, -0.775]
     """

@@ -23,6 +23,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from rlkit.algo_config import AlgoConfig, SkpoConfig
 from rlkit.algos.base import Sampling
 from rlkit.algos.grpo import judged
 from rlkit.algos.ops import (
@@ -38,7 +39,6 @@ from rlkit.algos.ops import (
     standard_deviation,
 )
 from rlkit.batch import SURROGATES, Batch, TokenStats
-from rlkit.config import AlgoConfig, SkpoConfig
 from rlkit.errors import ConfigError
 from rlkit.metrics import Metrics, Tally
 from rlkit.types import Credit, Group, Prompt, Request, Rollout, Sample, Segment, SegmentKind, State

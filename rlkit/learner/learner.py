@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rlkit.algo_config import AlgoConfig
 from rlkit.batch import Batch, TokenStats, make_minibatches
-from rlkit.config import AlgoConfig, LearnerConfig
+from rlkit.config import LearnerConfig
 from rlkit.errors import ModelError, RunError
 from rlkit.metrics import Metrics, Tally, merge, values
 from rlkit.types import Credit, Rollout

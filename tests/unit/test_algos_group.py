@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlkit.algo_config import AlgoConfig, GrpoNConfig, GspoNConfig
 from rlkit.algos.base import Sampling
 from rlkit.algos.grpo import Grpo
 from rlkit.algos.grpo_n import GrpoN
 from rlkit.algos.gspo_n import GspoN
 from rlkit.algos.ops import cispo_terms, group_advantages, k3, ppo_terms, seed_of, sequence_log_ratio
 from rlkit.batch import Batch, TokenStats
-from rlkit.config import AlgoConfig, GrpoNConfig, GspoNConfig
 from rlkit.samplers.scripted import Answer, ScriptedSampler
 from rlkit.types import Score
 from tests.rollouts import question, scored_group

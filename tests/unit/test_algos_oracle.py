@@ -13,13 +13,13 @@ from torch import Tensor
 from trl.trainer import grpo_trainer
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from rlkit.algo_config import AlgoConfig, GrpoNConfig, GspoNConfig
 from rlkit.algos.base import Sampling
 from rlkit.algos.grpo import Grpo
 from rlkit.algos.grpo_n import GrpoN
 from rlkit.algos.gspo_n import GspoN
 from rlkit.algos.ops import group_advantages
 from rlkit.batch import Batch, TokenStats
-from rlkit.config import AlgoConfig, GrpoNConfig, GspoNConfig
 from rlkit.learner.correction import importance_weights
 
 SAMPLING = Sampling(max_completion_length=8, temperature=1.0)

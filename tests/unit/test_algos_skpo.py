@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from rlkit.algo_config import SkpoConfig
 from rlkit.algos.base import Sampling
 from rlkit.algos.skpo import Record, Skpo, cut_early, select, skip_prompt
 from rlkit.batch import SURROGATES, TokenStats, make_minibatches
-from rlkit.config import SkpoConfig
 from rlkit.errors import ConfigError
 from rlkit.samplers.scripted import Answer, ScriptedSampler
 from rlkit.types import Credit, Group, Prompt, Request, Score

@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlkit import checkpoint
+from rlkit.algo_config import AlgoConfig
 from rlkit.checkpoint import Position
-from rlkit.config import AlgoConfig, LearnerConfig
+from rlkit.config import LearnerConfig
 from rlkit.errors import RunError
 from rlkit.learner import Learner
 from tests.models import byte_tokenizer, tiny_model

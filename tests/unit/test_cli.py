@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from rlkit import __version__
+from rlkit.algo_config import ALGO_CONFIGS, SkpoConfig
 from rlkit.cli import EvalArgs, SftArgs, TrainArgs, _start, main, parse
-from rlkit.config import ALGO_CONFIGS, EvalConfig, SftConfig, SkpoConfig, TrainConfig
+from rlkit.config import EvalConfig, SftConfig, TrainConfig
 from rlkit.errors import ConfigError
 from rlkit.flags import flag_types
 

@@ -8,19 +8,16 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 import tomli_w
 
+from rlkit.algo_config import ALGO_CONFIGS, AlgoConfig, GspoNConfig, SkpoConfig
 from rlkit.cli import EvalArgs, SftArgs, TrainArgs, _start, parse
 from rlkit.config import (
-    ALGO_CONFIGS,
-    AlgoConfig,
     DataConfig,
     EvalConfig,
-    GspoNConfig,
     LearnerConfig,
     ModelConfig,
     RewardConfig,
     SamplerConfig,
     SftConfig,
-    SkpoConfig,
     TrainConfig,
 )
 from rlkit.errors import ConfigError

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from rlkit import __version__, cli
-from rlkit.config import ALGO_CONFIGS, AlgoConfig, EvalConfig, SftConfig, TrainConfig
+from rlkit.algo_config import ALGO_CONFIGS, AlgoConfig
+from rlkit.config import EvalConfig, SftConfig, TrainConfig
 from rlkit.errors import RlkitError
 
 ROOT = Path(__file__).parents[2]

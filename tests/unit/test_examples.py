@@ -14,9 +14,10 @@ import torch
 from rich.console import Console
 
 from rlkit import cli, commands
+from rlkit.algo_config import AlgoConfig, SkpoConfig
 from rlkit.algos.base import Sampling
 from rlkit.batch import TokenStats, make_minibatches
-from rlkit.config import AlgoConfig, SkpoConfig, TrainConfig
+from rlkit.config import TrainConfig
 from rlkit.errors import ConfigError
 from rlkit.rewards import VerifierPool, make_verifier
 from rlkit.types import Group, Prompt, Rollout, Score, Segment

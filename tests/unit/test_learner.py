@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from rlkit.algo_config import AlgoConfig, GspoNConfig, SkpoConfig
 from rlkit.algos.base import Sampling
 from rlkit.algos.grpo import Grpo
 from rlkit.algos.gspo_n import GspoN
 from rlkit.algos.skpo import Skpo
 from rlkit.batch import Batch, TokenStats, make_minibatches
-from rlkit.config import AlgoConfig, GspoNConfig, LearnerConfig, SkpoConfig
+from rlkit.config import LearnerConfig
 from rlkit.errors import ModelError, RunError
 from rlkit.learner import Learner
 from rlkit.metrics import Metrics, Tally

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rlkit.algo_config import AlgoConfig
 from rlkit.batch import Batch, make_minibatches
-from rlkit.config import AlgoConfig, LearnerConfig
+from rlkit.config import LearnerConfig
 from rlkit.learner import Learner
 from rlkit.learner.logprobs import token_stats
 from rlkit.types import Credit
