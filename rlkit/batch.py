@@ -1,43 +1,42 @@
-"""Credit -> tensors: padded micro-batches whose denominators belong to the whole mini-batch.
+"""Credit -> tensors: micro-batches whose denominators belong to the whole mini-batch.
 
-    credits --split by group--> mini-batches (one optimizer step each) --pack by length--> micro-batches (one Batch each)
+    credits --split by group--> mini-batches (one optimizer step each) --by tokens--> micro-batches (one Batch each)
 
-Every tensor is [B, T] and aligned with `ids_BT`: column t speaks of token t. Padding is on the right, so a learner
-needs no position ids.
+A Batch has two sides. The algorithm's: tensors [B, T] over the completions' tokens, padded on the right, column t speaks of
+completion token t. The model's: a Feed (rlkit/feed.py), which the algorithm never looks at.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import get_args
 
 import torch
 from torch import Tensor
 
 from rlkit.errors import RolloutError
-from rlkit.types import Credit, Surrogate
+from rlkit.feed import Feed, Layout, families, make_feed
+from rlkit.types import Credit, Rollout, Surrogate
 
 SURROGATES: tuple[Surrogate, ...] = get_args(Surrogate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """One micro-batch. B sequences, T tokens.
+    """One micro-batch. B rollouts, T tokens of the longest completion.
 
     >>> from rlkit.types import Rollout, Segment
     >>> r = Rollout(prompt_id="a", token_ids=[1, 5, 3], logprobs=[0.0, -1.0, -2.0], segments=[
     ...     Segment(kind="prompt", start=0, end=1), Segment(kind="completion", start=1, end=3)],
     ...     policy_version=0, finish_reason="stop")
     >>> b = make_minibatches([Credit(rollout=r, advantages=[1.0, 1.0], weight=0.5, share=1.0)], 1, 64, pad_id=0)[0][0]
-    >>> b.mask_BT.tolist(), b.adv_BT.tolist(), b.denominator
-    ([[False, True, True]], [[0.0, 1.0, 1.0]], 1.0)
+    >>> b.ids_BT.tolist(), b.mask_BT.tolist(), b.adv_BT.tolist(), b.denominator, b.num_tokens
+    ([[5, 3]], [[True, True]], [[1.0, 1.0]], 1.0, 2)
     """
 
     ids_BT: Tensor
-    """Token ids, padded on the right. int64."""
-    attention_BT: Tensor
-    """1 on real tokens, 0 on padding. int64."""
+    """Token ids of the completions, padded on the right. int64."""
     mask_BT: Tensor
-    """True on the tokens that are trained: completions. bool."""
+    """True on tokens, False on padding. bool."""
     sampler_logp_BT: Tensor
     """The sampler's log-probabilities, nats; 0 outside the mask."""
     adv_BT: Tensor
@@ -48,22 +47,43 @@ class Batch:
     """Index into SURROGATES: which clipped objective a token takes. int64."""
     denominator: float
     """Sum of the shares of the WHOLE mini-batch, over all micro-batches and ranks."""
-    rows: list[int]
+    num_tokens: int
+    """Tokens with a weight in the WHOLE mini-batch, over all micro-batches and ranks."""
+    rows: list[int] = field(default_factory=list)
     """Which credit each row came from: an index into the list given to make_minibatches."""
+    feed: Feed = field(default_factory=lambda: make_feed([], "padded", 0))
+    """What the model reads."""
 
     def to(self, device: torch.device) -> "Batch":
         tensors = {n: getattr(self, n).to(device) for n in self.__slots__ if n.endswith("_BT")}
-        return Batch(**tensors, denominator=self.denominator, rows=self.rows)
+        return Batch(
+            **tensors,
+            denominator=self.denominator,
+            num_tokens=self.num_tokens,
+            rows=self.rows,
+            feed=self.feed.to(device),
+        )
 
 
 def make_minibatches(
-    credits: Sequence[Credit], mini_batches: int, micro_batch_tokens: int, pad_id: int
+    credits: Sequence[Credit],
+    mini_batches: int,
+    micro_batch_tokens: int,
+    pad_id: int,
+    *,
+    layout: Layout = "padded",
+    skip_idle: bool = False,
+    ranks: int = 1,
+    rank: int = 0,
 ) -> list[list[Batch]]:
-    """One list of micro-batches per optimizer step.
+    """One list of micro-batches per optimizer step: those of this rank.
 
     Groups are dealt to `mini_batches` parts in order, as evenly as they divide, and never split. Within a part rollouts
-    are sorted by length and packed so that rows x longest <= micro_batch_tokens (a longer rollout goes alone).
-    A part without any share (nothing was judged) is left out: there is nothing to learn from it.
+    are put together so that the model reads at most `micro_batch_tokens` at once, padding included (a longer rollout goes
+    alone). A part without any share (nothing was judged) is left out: there is nothing to learn from it.
+
+    skip_idle: leave out rollouts whose advantages are all 0, so that they cost no forward; their share stays
+    ranks: every rank gets as many micro-batches, of about as many tokens; one that has nothing to do gets an empty Batch
     """
     groups = sorted({c.group for c in credits})
     parts = [
@@ -75,61 +95,135 @@ def make_minibatches(
         members = set(part)
         indices = [i for i, c in enumerate(credits) if c.group in members]
         denominator = sum(credits[i].share for i in indices)
-        if denominator > 0:
-            rows = sorted(indices, key=lambda i: (len(credits[i].rollout.token_ids), i))
-            out.append(
-                [
-                    _pad(credits, chunk, denominator, pad_id)
-                    for chunk in _pack(credits, rows, micro_batch_tokens)
-                ]
-            )
+        if denominator <= 0:
+            continue
+        weighty = [i for i in indices if credits[i].weight]
+        alive = [i for i in weighty if any(credits[i].advantages)] if skip_idle else weighty
+        rollouts = [c.rollout for c in credits]
+        plan = _plan(rollouts, alive, micro_batch_tokens, layout, ranks)
+        num_tokens = sum(len(credits[i].rollout.completion_ids) for i in weighty)
+        out.append(
+            [
+                _batch(
+                    credits,
+                    rows,
+                    denominator,
+                    num_tokens,
+                    make_feed([rollouts[i] for i in rows], layout, pad_id),
+                )
+                for rows in plan[rank::ranks]
+            ]
+        )
     return out
 
 
-def _pack(credits: Sequence[Credit], rows: Sequence[int], budget: int) -> list[list[int]]:
+def _plan(
+    rollouts: Sequence[Rollout], rows: Sequence[int], budget: int, layout: Layout, ranks: int
+) -> list[list[int]]:
+    """Which rows go together: the fullest first, their number a multiple of `ranks`."""
+    chunks = (
+        _by_length(rollouts, rows, budget)
+        if layout == "padded"
+        else _by_tokens(rollouts, rows, budget, layout, ranks)
+    )
+    missing = -len(chunks) % ranks
+    if layout == "padded" and missing:  # halve the largest rather than leave a rank idle
+        chunks = _halved(chunks, missing)
+    return chunks + [[] for _ in range(-len(chunks) % ranks)]
+
+
+def _by_length(rollouts: Sequence[Rollout], rows: Sequence[int], budget: int) -> list[list[int]]:
     """Cut length-sorted rows where the padded size would pass the budget."""
     chunks: list[list[int]] = []
-    for i in rows:
-        length = len(credits[i].rollout.token_ids)
+    for i in sorted(rows, key=lambda i: (len(rollouts[i].token_ids), i)):
+        length = len(rollouts[i].token_ids) - 1
         if chunks and (len(chunks[-1]) + 1) * length <= budget:
             chunks[-1].append(i)
         else:
             chunks.append([i])
+    return chunks[::-1]
+
+
+def _halved(chunks: list[list[int]], times: int) -> list[list[int]]:
+    for _ in range(times):
+        k = max(range(len(chunks)), key=lambda k: len(chunks[k]))
+        middle = len(chunks[k]) // 2
+        if middle:
+            chunks = [*chunks[:k], chunks[k][:middle], chunks[k][middle:], *chunks[k + 1 :]]
     return chunks
 
 
-def _pad(credits: Sequence[Credit], rows: list[int], denominator: float, pad_id: int) -> Batch:
-    num_rows, length = len(rows), max(len(credits[i].rollout.token_ids) for i in rows)
-    ids_BT = torch.full((num_rows, length), pad_id, dtype=torch.int64)
-    attention_BT = torch.zeros(num_rows, length, dtype=torch.int64)
+def _by_tokens(
+    rollouts: Sequence[Rollout], rows: Sequence[int], budget: int, layout: Layout, ranks: int
+) -> list[list[int]]:
+    """The largest family first, each to the emptiest of as few micro-batches as the budget allows.
+
+    A family (the rollouts of one prompt, which is read once for all of them) is only cut when it passes the budget itself.
+    """
+    units: list[tuple[int, list[int]]] = []
+    for family in families([rollouts[i] for i in rows], layout):
+        members = [rows[k] for k in family]
+        prompt = rollouts[members[0]].prompt_tokens
+        unit, size = [members[0]], len(rollouts[members[0]].token_ids) - 1
+        for i in members[1:]:
+            more = len(rollouts[i].token_ids) - 1 - prompt
+            if size + more > budget:
+                units.append((size, unit))
+                unit, size = [], prompt
+            unit.append(i)
+            size += more
+        units.append((size, unit))
+    units.sort(key=lambda unit: (-unit[0], unit[1][0]))
+    total = sum(size for size, _ in units)
+    count = max(1, -(-total // budget)) if units else 0
+    while True:
+        count += -count % ranks
+        bins: list[list[int]] = [[] for _ in range(count)]
+        sizes = [0] * count
+        for size, unit in units:
+            k = min(range(count), key=lambda k: (sizes[k], k))
+            bins[k].extend(unit)
+            sizes[k] += size
+        if count >= len(units) or max(sizes) <= budget:
+            order = sorted(range(count), key=lambda k: (-sizes[k], k))
+            return [bins[k] for k in order]
+        count += 1
+
+
+def _batch(
+    credits: Sequence[Credit], rows: list[int], denominator: float, num_tokens: int, feed: Feed
+) -> Batch:
+    num_rows = len(rows)
+    length = max((len(credits[i].rollout.completion_ids) for i in rows), default=0)
+    ids_BT = torch.zeros(num_rows, length, dtype=torch.int64)
     mask_BT = torch.zeros(num_rows, length, dtype=torch.bool)
     sampler_logp_BT, adv_BT, weight_BT = (torch.zeros(num_rows, length) for _ in range(3))
     surrogate_BT = torch.zeros(num_rows, length, dtype=torch.int64)
     for b, i in enumerate(rows):
         credit, rollout = credits[i], credits[i].rollout
-        start, end = rollout.prompt_tokens, len(rollout.token_ids)
-        if len(credit.advantages) != end - start:
+        end = len(rollout.completion_ids)
+        if len(credit.advantages) != end:
             raise RolloutError(
-                f"rollout of prompt {rollout.prompt_id!r}: {len(credit.advantages)} advantages for {end - start} completion "
+                f"rollout of prompt {rollout.prompt_id!r}: {len(credit.advantages)} advantages for {end} completion "
                 "tokens. An algorithm credits every token of a completion"
             )
-        ids_BT[b, :end] = torch.tensor(rollout.token_ids)
-        attention_BT[b, :end] = 1
-        mask_BT[b, start:end] = True
-        sampler_logp_BT[b, start:end] = torch.tensor(rollout.completion_logprobs)
-        adv_BT[b, start:end] = torch.tensor(credit.advantages)
-        weight_BT[b, start:end] = credit.weight
-        surrogate_BT[b, start:end] = SURROGATES.index(credit.surrogate)
+        ids_BT[b, :end] = torch.tensor(rollout.completion_ids)
+        mask_BT[b, :end] = True
+        sampler_logp_BT[b, :end] = torch.tensor(rollout.completion_logprobs)
+        adv_BT[b, :end] = torch.tensor(credit.advantages)
+        weight_BT[b, :end] = credit.weight
+        surrogate_BT[b, :end] = SURROGATES.index(credit.surrogate)
     return Batch(
         ids_BT=ids_BT,
-        attention_BT=attention_BT,
         mask_BT=mask_BT,
         sampler_logp_BT=sampler_logp_BT,
         adv_BT=adv_BT,
         weight_BT=weight_BT,
         surrogate_BT=surrogate_BT,
         denominator=denominator,
+        num_tokens=num_tokens,
         rows=rows,
+        feed=feed,
     )
 
 
@@ -138,7 +232,7 @@ class TokenStats:
     """What the learner computed for one Batch. All [B, T], float32, 0 outside the batch's mask.
 
     >>> z = torch.zeros(1, 3)
-    >>> TokenStats(logp_BT=z, old_logp_BT=z, entropy_BT=z).ref_logp_BT is None
+    >>> TokenStats(logp_BT=z, old_logp_BT=z, entropy_BT=z, num_high_entropy=3).ref_logp_BT is None
     True
     """
 
@@ -147,6 +241,10 @@ class TokenStats:
     old_logp_BT: Tensor
     """The learner's own log-probabilities before this step's first update: the denominator of the ratio."""
     entropy_BT: Tensor
-    """Entropy of the next-token distribution, nats; no gradient."""
+    """Entropy of the next-token distribution, nats; carries a gradient when the algorithm's entropy_coef is not 0."""
     ref_logp_BT: Tensor | None = None
     """The reference model's; None when beta is 0."""
+    high_entropy_BT: Tensor | None = None
+    """bool: the tokens that the policy's term counts (top_entropy_quantile); None: all."""
+    num_high_entropy: int
+    """How many those are in the WHOLE mini-batch, over all micro-batches and ranks."""

@@ -155,7 +155,13 @@ class LearnerConfig:
     max_grad_norm: float = 1.0
     """Clip the gradient to this norm."""
     micro_batch_tokens: int = 16384
-    """Padded tokens of one forward and backward; a longer sequence goes alone. It changes memory, never the gradient."""
+    """Tokens the model reads in one forward and backward; a longer sequence goes alone. It changes memory, never the gradient."""
+    packing: bool = True
+    """Lay sequences end to end instead of padding them; a model that cannot (sliding windows) is padded all the same."""
+    share_prefixes: bool = True
+    """Read the prompt of a group once for all its answers, not once for each."""
+    skip_idle: bool = True
+    """Leave out answers whose gradient is zero by construction: groups of equal rewards, masked signs, truncated and masked."""
     logits_chunk: int = 1024
     """Tokens whose logits exist at one time, so [B, T, V] never does."""
     gradient_checkpointing: bool = False

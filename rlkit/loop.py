@@ -4,7 +4,7 @@
     algo.collect         -> groups      (the sampler writes)
     judge                -> groups      (with verdicts)
     algo.credit          -> credits     (numbers beside the tokens)
-    make_minibatches     -> tensors
+    learner.minibatches  -> tensors
     learner.update       -> report      (one optimizer step per mini-batch)
     sampler.load         new weights; the next rollout carries their version
     store, view          metrics, rollouts, a line for the person at the terminal
@@ -23,7 +23,6 @@ from typing import Any, Protocol
 from rlkit import checkpoint
 from rlkit.algos.base import Algorithm
 from rlkit.algos.ops import seed_of
-from rlkit.batch import make_minibatches
 from rlkit.checkpoint import Position
 from rlkit.config import TrainConfig
 from rlkit.learner import Learner
@@ -108,8 +107,7 @@ def train(
                 groups = judge(groups)
             with clock("credit"):
                 credits = algo.credit(groups, learner.logprobs(algo.rescore(groups)))
-                budget = cfg.learner.micro_batch_tokens
-                minibatches = make_minibatches(credits, cfg.mini_batches, budget, learner.pad_id)
+                minibatches = learner.minibatches(credits, cfg.mini_batches)
             with clock("train"):
                 report = learner.update(minibatches, algo.loss)
             with clock("load"):
@@ -121,6 +119,7 @@ def train(
                 **algo.metrics(),
                 "num_tokens": float(sampled),
                 "trained_tokens": float(report.trained_tokens),
+                "read_tokens": float(report.read_tokens),
                 **clock.metrics(ask.tokens),
             }
             last = step == cfg.steps or (cfg.token_budget is not None and sampled >= cfg.token_budget)

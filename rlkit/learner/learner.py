@@ -8,7 +8,7 @@ only through TRL's importance correction.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,14 @@ from torch import Tensor
 from rlkit.algo_config import AlgoConfig
 from rlkit.batch import Batch, TokenStats, make_minibatches
 from rlkit.config import LearnerConfig
-from rlkit.errors import ModelError, RunError
+from rlkit.errors import RunError
+from rlkit.feed import Layout
 from rlkit.metrics import Metrics, Tally, merge, values
 from rlkit.types import Credit, Rollout
 
+from .attention import can_pack
 from .correction import importance_weights
-from .logprobs import token_stats
+from .policy import Policy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,7 +37,7 @@ Loss = Callable[[Batch, TokenStats], tuple[Tensor, Metrics]]
 class Report:
     """What one step of updates did.
 
-    >>> Report(metrics={"loss": 0.25, "grad_norm": 1.5}, updates=1, trained_tokens=64).metrics["loss"]
+    >>> Report(metrics={"loss": 0.25, "grad_norm": 1.5}, updates=1, trained_tokens=64, read_tokens=96).metrics["loss"]
     0.25
     """
 
@@ -45,6 +47,17 @@ class Report:
     """Optimizer steps taken."""
     trained_tokens: int
     """Tokens with a term in the loss, counted once for each pass over them."""
+    read_tokens: int
+    """Tokens the model read for that, prompts and padding included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _First:
+    """What the pass before the first update saw of one micro-batch; nothing when there was no need of one."""
+
+    old_BT: Tensor | None = None
+    high_BT: Tensor | None = None
+    num_high: int = 0
 
 
 class Learner:
@@ -77,7 +90,6 @@ class Learner:
         self.updates = 0
         # The precision is not the accelerator's: a process has one for good, and a warm start may have set it already.
         self.accelerator, self.autocast = Accelerator(), autocast
-        _check_head(model)
         module: Any
         for module in model.modules():
             # A dropped unit would make the policy's log-prob differ from its own old one.
@@ -92,48 +104,47 @@ class Learner:
             lr=learning_rate,
             betas=(cfg.adam_beta1, cfg.adam_beta2),
         )
-        self.model, self.optimizer = self.accelerator.prepare(model.train(), optimizer)
-        self.reference = None
+        self.model = model.train()
+        self.why_padded = can_pack(model) if cfg.packing else "asked for"
+        self.layout: Layout = "padded" if self.why_padded else "shared" if cfg.share_prefixes else "packed"
+        self.policy, self.optimizer = self.accelerator.prepare(self._policy(model), optimizer)
+        self.reference: Policy | None = None
         if reference is not None:
-            frozen: torch.nn.Module = reference
-            self.reference = frozen.eval().requires_grad_(False).to(self.accelerator.device)
+            frozen = self._policy(reference).eval().requires_grad_(False)
+            self.reference = frozen.to(self.accelerator.device)
 
-    # -- forward -----------------------------------------------------------------------------------------------------
+    def _policy(self, model: "PreTrainedModel") -> Policy:
+        return Policy(model, self.temperature, self.cfg.logits_chunk, self.autocast)
 
-    def _stats(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Log-probs and entropies of the masked tokens, [B, T] float32, 0 elsewhere."""
-        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.autocast):
-            body = model.base_model(
-                input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False
-            )
-            predicts_BT = batch.mask_BT[:, 1:]  # token t is predicted at t - 1
-            head = model.get_output_embeddings()
-            logp_N, entropy_N = token_stats(
-                body.last_hidden_state[:, :-1][predicts_BT],
-                head.weight,
-                getattr(head, "bias", None),
-                batch.ids_BT[:, 1:][predicts_BT],
-                self.temperature,
-                self.cfg.logits_chunk,
-            )
-        zeros_BT = torch.zeros_like(batch.weight_BT)
-        return zeros_BT.masked_scatter(batch.mask_BT, logp_N), zeros_BT.masked_scatter(
-            batch.mask_BT, entropy_N
+    # -- what to train on ----------------------------------------------------------------------------------------------
+
+    def minibatches(self, credits: Sequence[Credit], mini_batches: int) -> list[list[Batch]]:
+        """The micro-batches of each optimizer step. Rollouts whose gradient is zero by construction are left out."""
+        algo = self.algo
+        every_token_pulls = algo.beta > 0 or algo.entropy_coef != 0 or algo.top_entropy_quantile < 1
+        return make_minibatches(
+            credits,
+            mini_batches,
+            self.cfg.micro_batch_tokens,
+            self.pad_id,
+            layout=self.layout,
+            skip_idle=self.cfg.skip_idle and not every_token_pulls,
         )
 
     @torch.no_grad()
     def logprobs(self, rollouts: Sequence[Rollout]) -> list[list[float]]:
         """Present log-probs of each rollout's completion tokens, nats, in the order given."""
         credits = [
-            Credit(rollout=r, advantages=[0.0] * len(r.completion_ids), weight=0.0, share=1.0)
+            Credit(rollout=r, advantages=[0.0] * len(r.completion_ids), weight=1.0, share=1.0)
             for r in rollouts
         ]
         out: list[list[float]] = [[] for _ in rollouts]
+        budget = self.cfg.micro_batch_tokens
         for minibatch in (
-            make_minibatches(credits, 1, self.cfg.micro_batch_tokens, self.pad_id) if credits else []
+            make_minibatches(credits, 1, budget, self.pad_id, layout=self.layout) if credits else []
         ):
             for batch in (b.to(self.accelerator.device) for b in minibatch):
-                logp_BT, _ = self._stats(self.model, batch)
+                logp_BT, _ = self.policy(batch)
                 for b, i in enumerate(batch.rows):
                     out[i] = logp_BT[b][batch.mask_BT[b]].tolist()
         return out
@@ -144,38 +155,61 @@ class Learner:
         """One optimizer step per mini-batch and iteration. Raises RunError when a gradient is not finite."""
         device = self.accelerator.device
         minis = [[batch.to(device) for batch in mini] for mini in minibatches]
-        several = len(minis) * self.num_iterations > 1
-        olds: list[list[Tensor | None]] = [[None] * len(mini) for mini in minis]
-        if several:
-            with torch.no_grad():
-                olds = [[self._stats(self.model, batch)[0] for batch in mini] for mini in minis]
+        first: list[list[_First]] = [[_First()] * len(mini) for mini in minis]
+        if len(minis) * self.num_iterations > 1 or self.algo.top_entropy_quantile < 1:
+            first = [self._first_pass(mini) for mini in minis]
         reports: list[Metrics] = []
         for _ in range(self.num_iterations):
-            for mini, mini_olds in zip(minis, olds, strict=True):
+            for mini, before in zip(minis, first, strict=True):
                 total = 0.0
-                for batch, old_BT in zip(mini, mini_olds, strict=True):
-                    value, metrics = self._accumulate(batch, old_BT, loss)
+                for batch, seen in zip(mini, before, strict=True):
+                    value, metrics = self._accumulate(batch, seen, loss)
                     total += value
                     reports.append(metrics)
                 reports.append({"loss": Tally(total), **self._step()})
-        tokens = sum(int(b.mask_BT.sum()) for mini in minis for b in mini)
+        trained = sum(int(b.mask_BT.sum()) for mini in minis for b in mini) * self.num_iterations
         return Report(
             metrics=values(merge(reports)),
             updates=len(minis) * self.num_iterations,
-            trained_tokens=tokens * self.num_iterations,
+            trained_tokens=trained,
+            read_tokens=sum(b.feed.num_tokens for mini in minis for b in mini) * self.num_iterations,
         )
 
-    def _accumulate(self, batch: Batch, old_BT: Tensor | None, loss: Loss) -> tuple[float, Metrics]:
+    @torch.no_grad()
+    def _first_pass(self, mini: Sequence[Batch]) -> list["_First"]:
+        """Log-probs before the first update, and which tokens' entropies are in the mini-batch's top quantile (TRL's rule)."""
+        seen = [self.policy(batch) for batch in mini]
+        quantile = self.algo.top_entropy_quantile
+        if quantile >= 1 or not seen:
+            return [_First(old_BT=logp_BT) for logp_BT, _ in seen]
+        entropy_N = torch.cat([e_BT[b.mask_BT] for b, (_, e_BT) in zip(mini, seen, strict=True)])
+        threshold = torch.quantile(entropy_N, 1 - quantile)
+        high = [(e_BT >= threshold) & b.mask_BT for b, (_, e_BT) in zip(mini, seen, strict=True)]
+        count = sum(int(high_BT.sum()) for high_BT in high)
+        return [
+            _First(old_BT=logp_BT, high_BT=high_BT, num_high=count)
+            for (logp_BT, _), high_BT in zip(seen, high, strict=True)
+        ]
+
+    def _accumulate(self, batch: Batch, seen: "_First", loss: Loss) -> tuple[float, Metrics]:
         """Forward and backward of one micro-batch: its part of the loss, and its tallies."""
-        logp_BT, entropy_BT = self._stats(self.model, batch)
-        old_BT = logp_BT.detach() if old_BT is None else old_BT
+        logp_BT, entropy_BT = self.policy(batch, entropy_grad=self.algo.entropy_coef != 0)
+        if not batch.rows:  # a rank with nothing left to do joins the others' backward
+            self.accelerator.backward(logp_BT.sum())
+            return 0.0, {}
+        old_BT = logp_BT.detach() if seen.old_BT is None else seen.old_BT
         ref_BT = None
         if self.reference is not None:
             with torch.no_grad():
-                ref_BT = self._stats(self.reference, batch)[0]
+                ref_BT = self.reference(batch)[0]
         batch, metrics = self._corrected(batch, old_BT)
         stats = TokenStats(
-            logp_BT=logp_BT, old_logp_BT=old_BT, entropy_BT=entropy_BT.detach(), ref_logp_BT=ref_BT
+            logp_BT=logp_BT,
+            old_logp_BT=old_BT,
+            entropy_BT=entropy_BT,
+            ref_logp_BT=ref_BT,
+            high_entropy_BT=seen.high_BT,
+            num_high_entropy=batch.num_tokens if seen.high_BT is None else seen.num_high,
         )
         part, algo_metrics = loss(batch, stats)
         self.accelerator.backward(part)
@@ -183,7 +217,7 @@ class Learner:
         return float(part.detach()), {
             **metrics,
             **algo_metrics,
-            "entropy": Tally(float(stats.entropy_BT[batch.mask_BT].double().sum()), count),
+            "entropy": Tally(float(entropy_BT.detach()[batch.mask_BT].double().sum()), count),
         }
 
     def _corrected(self, batch: Batch, old_BT: Tensor) -> tuple[Batch, Metrics]:
@@ -214,11 +248,15 @@ class Learner:
             f"{name}/mean": Tally(float(ratio_N.sum()), count),
             f"{name}/max": Tally(float(ratio_N.max()), 1, "max"),
         }
-        fields = {n: getattr(batch, n) for n in batch.__slots__}
-        return Batch(**{**fields, "adv_BT": batch.adv_BT * ratio_BT}), metrics
+        return replace(batch, adv_BT=batch.adv_BT * ratio_BT), metrics
 
     def _step(self) -> dict[str, Tally]:
         """Clip, step, clear; the weights stay as they are when the gradient is not finite."""
+        for p in self.model.parameters():
+            if (
+                p.requires_grad and p.grad is None
+            ):  # every rollout was idle: Adam's momentum and decay act all the same
+                p.grad = torch.zeros_like(p)
         norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.cfg.max_grad_norm))
         if not math.isfinite(norm):
             raise RunError(
@@ -237,12 +275,12 @@ class Learner:
 
     def weights(self) -> dict[str, Tensor]:
         """Name -> tensor for a sampler; with tied embeddings `lm_head.weight` is there too (vLLM packs its own copy)."""
-        state: Mapping[str, Tensor] = self.accelerator.unwrap_model(self.model).state_dict()
+        state: Mapping[str, Tensor] = self.model.state_dict()
         return {name: tensor.detach() for name, tensor in state.items()}
 
     def save_model(self, folder: Path) -> None:
         """A folder that transformers and vLLM load as it is."""
-        self.accelerator.unwrap_model(self.model).save_pretrained(folder)
+        self.model.save_pretrained(folder)
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """AdamW's state as `NAME|field` -> tensor, for safetensors."""
@@ -276,14 +314,3 @@ def _parameter_groups(model: "PreTrainedModel", weight_decay: float) -> list[dic
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-
-
-def _check_head(model: "PreTrainedModel") -> None:
-    """Refuse models whose logits are more than a linear head: their log-probs would be wrong without a word."""
-    text = model.config.get_text_config()
-    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(text, name, None):
-            raise ModelError(
-                f"{type(model).__name__} reshapes its logits ({name} = {getattr(text, name)}), which rlkit's log-probs do not "
-                "follow; train a model of the Qwen or Llama families"
-            )

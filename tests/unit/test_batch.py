@@ -18,26 +18,30 @@ def credit(length: int, *, group: int = 0, prompt: int = 3, share: float = 1.0) 
 
 
 def sizes(minis: list[list[Batch]]) -> list[list[tuple[int, int]]]:
-    return [[tuple(b.ids_BT.shape) for b in mini] for mini in minis]  # type: ignore[misc]
+    return [[tuple(b.feed.ids_RL.shape) for b in mini] for mini in minis]  # type: ignore[misc]
 
 
 def test_columns_speak_of_their_own_token_and_padding_of_nothing() -> None:
     credits = [credit(1, group=0), credit(2, group=1)]
     ((batch,),) = make_minibatches(credits, 1, 64, pad_id=9)
-    assert batch.ids_BT.tolist() == [[1, 1, 1, 50, 9], [1, 1, 1, 51, 51]]
-    assert batch.attention_BT.tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
-    assert batch.mask_BT.tolist() == [[False] * 3 + [True, False], [False] * 3 + [True, True]]
-    assert batch.sampler_logp_BT.tolist() == [[0, 0, 0, -0.25, 0], [0, 0, 0, -0.25, -0.25]]
-    assert batch.adv_BT.tolist() == [[0, 0, 0, 2, 0], [0, 0, 0, 2, 2]]
-    assert batch.weight_BT.tolist() == [[0, 0, 0, 1, 0], [0, 0, 0, 0.5, 0.5]]
-    assert (batch.denominator, batch.rows) == (2.0, [0, 1])
+    assert batch.rows == [0, 1]
+    assert batch.ids_BT.tolist() == [[50, 0], [51, 51]]
+    assert batch.mask_BT.tolist() == [[True, False], [True, True]]
+    assert batch.sampler_logp_BT.tolist() == [[-0.25, 0], [-0.25, -0.25]]
+    assert batch.adv_BT.tolist() == [[2, 0], [2, 2]]
+    assert batch.weight_BT.tolist() == [[1, 0], [0.5, 0.5]]
+    assert (batch.denominator, batch.num_tokens) == (2.0, 3)
+    assert batch.feed.ids_RL.tolist() == [[1, 1, 1, 9], [1, 1, 1, 51]]
+    assert batch.feed.attention_RL is not None
+    assert batch.feed.attention_RL.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert batch.feed.predict_N.tolist() == [2, 6, 7]
 
 
 def test_each_token_knows_its_surrogate() -> None:
     up = credit(1)
     down = Credit(rollout=up.rollout, advantages=[1.0], weight=1.0, share=0.0, surrogate="cispo")
     ((batch,),) = make_minibatches([up, down], 1, 64, pad_id=0)
-    assert [SURROGATES[i] for i in batch.surrogate_BT[:, 3].tolist()] == ["ppo", "cispo"]
+    assert [SURROGATES[i] for i in batch.surrogate_BT[:, 0].tolist()] == ["ppo", "cispo"]
     assert batch.denominator == 1.0
 
 
@@ -45,8 +49,7 @@ def test_rows_are_packed_by_length_within_the_budget_and_long_ones_go_alone() ->
     lengths = [5, 1, 40, 5, 1, 7]
     credits = [credit(n, prompt=1) for n in lengths]
     (mini,) = make_minibatches(credits, 1, 16, pad_id=0)
-    assert sizes([mini]) == [[(2, 2), (2, 6), (1, 8), (1, 41)]]
-    assert [b.rows for b in mini] == [[1, 4], [0, 3], [5], [2]]
+    assert sizes([mini]) == [[(1, 40), (2, 7), (3, 5)]]
     assert {b.denominator for b in mini} == {6.0}
 
 
@@ -57,7 +60,7 @@ def test_every_credit_comes_exactly_once_whatever_the_budget(budget: int) -> Non
     assert sorted(i for mini in minis for b in mini for i in b.rows) == list(range(32))
     for mini in minis:
         for batch in mini:
-            assert batch.ids_BT.numel() <= budget or batch.ids_BT.shape[0] == 1
+            assert batch.feed.num_tokens <= budget or len(batch.rows) == 1
             assert batch.mask_BT.sum(-1).tolist() == [len(credits[i].advantages) for i in batch.rows]
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from rlkit.algo_config import AlgoConfig, GspoNConfig, SkpoConfig
+from rlkit.algo_config import AlgoConfig, SkpoConfig
+from rlkit.algo_presets import GspoNConfig
 from rlkit.algos.base import Sampling
 from rlkit.algos.grpo import Grpo
 from rlkit.algos.gspo_n import GspoN
@@ -19,6 +20,7 @@ from rlkit.batch import Batch, TokenStats, make_minibatches
 from rlkit.config import LearnerConfig
 from rlkit.errors import ModelError, RunError
 from rlkit.learner import Learner
+from rlkit.learner.learner import _First
 from rlkit.metrics import Metrics, Tally
 from rlkit.types import Credit
 from tests.models import tiny_model
@@ -83,10 +85,10 @@ def skpo_credits() -> list[Credit]:
     return credits
 
 
-def gradient_of(learner: Learner, batches: list[Batch], loss: Any, olds: list[Tensor | None]) -> Tensor:
+def gradient_of(learner: Learner, batches: list[Batch], loss: Any) -> Tensor:
     """The gradient that these micro-batches add up to, as one vector."""
-    for batch, old_BT in zip(batches, olds, strict=True):
-        learner._accumulate(batch, old_BT, loss)
+    for batch in batches:
+        learner._accumulate(batch, _First(), loss)
     out = torch.cat([p.grad.flatten() for p in learner.model.parameters() if p.grad is not None]).double()
     learner.optimizer.zero_grad()
     return out
@@ -127,10 +129,10 @@ def test_the_gradient_does_not_depend_on_micro_batches_padding_or_order(
     ):
         mine = credits if order is None else pushed(credits, order)
         (mini,) = make_minibatches(mine, 1, tokens, pad_id=0)
-        gradients.append(gradient_of(learner, mini, algo.loss, [None] * len(mini)))
+        gradients.append(gradient_of(learner, mini, algo.loss))
     padding = Credit(rollout=rollout([5] * 90), advantages=[0.0] * 90, weight=0.0, share=0.0, group=0)
     (mini,) = make_minibatches([*credits, padding], 1, 10**6, pad_id=7)
-    gradients.append(gradient_of(learner, mini, algo.loss, [None] * len(mini)))
+    gradients.append(gradient_of(learner, mini, algo.loss))
     scale = gradients[0].norm()
     assert scale > 0
     differences = [float((g - gradients[0]).norm() / scale) for g in gradients[1:]]
@@ -199,7 +201,7 @@ def test_the_sampler_enters_only_through_the_importance_correction() -> None:
         cfg = AlgoConfig(**UNCORRECTED) if mode == "none" else AlgoConfig(importance_sampling_mode=mode)  # type: ignore[arg-type]
         learner = make_learner(algo=cfg)
         (mini,) = make_minibatches(credits, 1, 10**6, pad_id=0)
-        _, metrics = learner._accumulate(mini[0], None, Grpo(cfg, SAMPLING).loss)
+        _, metrics = learner._accumulate(mini[0], _First(), Grpo(cfg, SAMPLING).loss)
         gradients[mode] = torch.cat([p.grad.flatten() for p in learner.model.parameters()])  # type: ignore[union-attr]
         name = "sampling/importance_sampling_ratio/max"
         assert (name in metrics) == (mode != "none")
@@ -221,7 +223,7 @@ def test_the_correction_weighs_the_policy_term_and_not_the_penalty() -> None:
     cfg = AlgoConfig(beta=0.1)
     learner = make_learner(algo=cfg, reference=tiny_model(seed=1))
     ((batch,),) = make_minibatches([credit], 1, 64, pad_id=0)
-    loss, metrics = learner._accumulate(batch, None, Grpo(cfg, SAMPLING).loss)
+    loss, metrics = learner._accumulate(batch, _First(), Grpo(cfg, SAMPLING).loss)
     assert metrics["sampling/importance_sampling_ratio/max"].value == 0.0
     assert loss == pytest.approx(0.1 * metrics["kl"].value, rel=1e-6) and loss > 0
 
@@ -302,10 +304,10 @@ def test_decay_shrinks_matrices_and_leaves_biases_and_norms() -> None:
 def test_gradient_checkpointing_gives_the_same_gradient_and_leaves_the_config(tmp_path: Path) -> None:
     loss = Grpo(AlgoConfig(**UNCORRECTED), SAMPLING).loss
     (mini,) = make_minibatches(grpo_credits(), 1, 10**6, pad_id=0)
-    plain = gradient_of(make_learner(), mini, loss, [None])
+    plain = gradient_of(make_learner(), mini, loss)
     learner = make_learner(gradient_checkpointing=True)
     assert learner.model.is_gradient_checkpointing
-    assert torch.equal(gradient_of(learner, mini, loss, [None]), plain)
+    assert torch.equal(gradient_of(learner, mini, loss), plain)
     learner.save_model(tmp_path)
     assert AutoModelForCausalLM.from_pretrained(tmp_path).config.use_cache
 
