@@ -17,7 +17,7 @@ baseline. Where the paper is silent (docs/papers.md lists each choice) the note 
 import random
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -38,54 +38,20 @@ from rlkit.algos.ops import (
     seed_of,
     standard_deviation,
 )
+from rlkit.algos.tracker import Tracker
 from rlkit.batch import SURROGATES, Batch, TokenStats
 from rlkit.errors import ConfigError
 from rlkit.metrics import Metrics, Tally
 from rlkit.types import Credit, Group, Prompt, Request, Rollout, Sample, Segment, SegmentKind, State
 
 
-@dataclass(slots=True)
-class Record:
-    """What SKPO remembers of one prompt.
-
-    >>> r = Record(length=1024.0)
-    >>> r.observe(reward=-0.25, length=100.0, drift=0.0, cfg=SkpoConfig()), r.value, r.visits, r.length
-    (0.96, 0.375, 1.0, 100.0)
-    """
-
-    length: float
-    """Running response length |s| + |o|, tokens."""
-    value: float = 0.5
-    """Running success in [0, 1]; 0.5 is reward 0, neutral."""
-    visits: float = 0.0
-    """Discounted number of observations; 0: never met."""
-    segment: list[int] = field(default_factory=list)
-    """Prompt and segment of the last visit, token ids."""
-    segment_start: int = 0
-    """Where the segment begins in it."""
-    segment_logprobs: list[float] = field(default_factory=list)
-    """Their log-probs then, nats."""
-
-    def observe(self, *, reward: float, length: float, drift: float, cfg: SkpoConfig) -> float:
-        """Fold in one visit (reward in [-1, 1]) and return rho, the memory it kept (papers.md 1.4).
-
-        drift: mean |log-prob then - now| over the stored segment's tokens, nats; 0 on a first visit.
-        """
-        rho = min(max(2 ** (-drift / cfg.tau_half), cfg.rho_min), cfg.rho_max)
-        eta = 1 / (rho * self.visits + 1)
-        self.value += eta * ((reward + 1) / 2 - self.value)
-        self.length += eta * (length - self.length)
-        self.visits = rho * self.visits + 1
-        return rho
-
-
-def select(logprobs: Sequence[Sequence[float]], how: str) -> int:
+def choose_segment(logprobs: Sequence[Sequence[float]], how: str) -> int:
     """Index of the segment whose mean NLL is the median (papers.md 1.2, R4): rank by (NLL, index), lower of two middle ranks.
 
     Ranks, never an argmin on distances: with even G the two middle segments tie exactly. `least` and `most` likely
     are the ablation's ends.
 
-    >>> select([[-2.0], [-0.9], [-1.3], [-1.0]], "median")  # NLL 2.0, 0.9, 1.3, 1.0: the middle ones are 1.0 and 1.3
+    >>> choose_segment([[-2.0], [-0.9], [-1.3], [-1.0]], "median")  # NLL 2.0, 0.9, 1.3, 1.0: the middle ones are 1.0 and 1.3
     3
     """
     order = sorted(range(len(logprobs)), key=lambda i: (-statistics.fmean(logprobs[i]), i))
@@ -141,22 +107,20 @@ class Skpo:
     def __init__(self, cfg: AlgoConfig, sampling: Sampling) -> None:
         self.cfg = cast(SkpoConfig, cfg)
         self.sampling = sampling
-        self.records: dict[str, Record] = {}
+        start_length = min(self.cfg.initial_length, sampling.max_completion_length)
+        self.tracker = Tracker(self.cfg, initial_length=float(start_length))
         self.steps = 0
         self._numbers: dict[str, float] = {}
 
     # -- whom to ask -------------------------------------------------------------------------------------------------
 
     def prompt_weights(self, ids: Sequence[str]) -> list[float] | None:
-        """sqrt(v (1 - v)) + eps: prompts that are neither easy nor hopeless come more often (papers.md 2.1)."""
-        values = (self.records[i].value if i in self.records else 0.5 for i in ids)
-        return [max(v * (1 - v), 0.0) ** 0.5 + self.cfg.priority_eps for v in values]
+        return self.tracker.weights(ids)
 
     def split_position(self, prompt_id: str, rng: random.Random) -> int:
         """t ~ U[L/6, L/2], rounded, at least 1, at most half of the longest answer (R1)."""
         cfg, cap = self.cfg, self.sampling.max_completion_length
-        record = self.records.get(prompt_id)
-        length = min(record.length if record else cfg.initial_length, cap)
+        length = min(self.tracker.length(prompt_id), cap)
         share = rng.uniform(cfg.split_low, cfg.split_high)
         if cfg.split == "fixed":
             share = cfg.split_low if self.steps % 2 == 0 else cfg.split_high
@@ -192,7 +156,7 @@ class Skpo:
         kept = []
         for drawn in sample(requests):
             segments = [cut_early(r) for r in drawn]
-            kept.append(segments[select([r.completion_logprobs for r in segments], how)])
+            kept.append(segments[choose_segment([r.completion_logprobs for r in segments], how)])
         return kept
 
     def _downstream(
@@ -249,36 +213,10 @@ class Skpo:
 
     def rescore(self, groups: Sequence[Group]) -> list[Rollout]:
         """The segment stored at each prompt's last visit, to see how far the policy has drifted from it since."""
-        return [self._stored(g.prompt.id) for g in groups if self._visited(g.prompt.id)]
-
-    def _visited(self, prompt_id: str) -> bool:
-        return bool(self.records.get(prompt_id) and self.records[prompt_id].segment_logprobs)
-
-    def _stored(self, prompt_id: str) -> Rollout:
-        record = self.records[prompt_id]
-        start, end = record.segment_start, len(record.segment)
-        return Rollout(
-            prompt_id=prompt_id,
-            token_ids=record.segment,
-            logprobs=[0.0] * start + record.segment_logprobs,
-            segments=[
-                Segment(kind="prompt", start=0, end=start),
-                Segment(kind="completion", start=start, end=end),
-            ],
-            policy_version=0,
-            finish_reason="length",
-        )
+        return self.tracker.stored([g.prompt for g in groups])
 
     def credit(self, groups: Sequence[Group], rescored: Sequence[Sequence[float]]) -> list[Credit]:
-        now = iter(rescored)
-        drifts = [
-            statistics.fmean(
-                abs(a - b) for a, b in zip(self.records[i].segment_logprobs, next(now), strict=True)
-            )
-            if self._visited(i)
-            else 0.0
-            for i in (g.prompt.id for g in groups)
-        ]
+        drifts = self.tracker.drifts([g.prompt for g in groups], rescored)
         usable, rewards, downstream = [], [], []
         for g, group in enumerate(groups):
             answers = judged(group.children[0])
@@ -302,14 +240,11 @@ class Skpo:
     def _visit(self, group: Group, reward: float, drift: float) -> tuple[float, float]:
         """The advantage against the value BEFORE this visit, and rho; then the tracker moves on."""
         s, answers = group.rollouts[0], group.children[0].rollouts
-        start_length = min(self.cfg.initial_length, self.sampling.max_completion_length)
-        record = self.records.setdefault(group.prompt.id, Record(length=float(start_length)))
-        advantage = reward - (2 * record.value - 1)
         length = len(s.completion_ids) + statistics.fmean(len(o.completion_ids) for o in answers)
-        rho = record.observe(reward=reward, length=length, drift=drift, cfg=self.cfg)
-        record.segment, record.segment_start = s.token_ids, s.prompt_tokens
-        record.segment_logprobs = s.completion_logprobs
-        return advantage, rho
+        value, rho = self.tracker.visit(
+            s, s.completion_logprobs, score=(reward + 1) / 2, length=length, drift=drift
+        )
+        return reward - (2 * value - 1), rho
 
     def _batch_normalised(self, raw: Sequence[float]) -> list[float]:
         """(A - mean_B) / (std_B + eps); zeros when all are equal."""
@@ -375,21 +310,16 @@ class Skpo:
         self._numbers = {
             "skpo/segment_length": statistics.fmean(segments) if segments else 0.0,
             "skpo/upstream_reward": statistics.fmean(rewards) if rewards else 0.0,
-            "skpo/value": statistics.fmean(self.records[groups[g].prompt.id].value for g in usable)
-            if usable
-            else 0.5,
-            "skpo/rho_min": min(rhos, default=0.0),
-            "skpo/rho_mean": statistics.fmean(rhos) if rhos else 0.0,
-            "skpo/rho_max": max(rhos, default=0.0),
-            "skpo/prompts_met": float(len(self.records)),
         }
+        tracked = self.tracker.metrics([groups[g].prompt.id for g in usable], rhos)
+        self._numbers |= {f"skpo/{name}": number for name, number in tracked.items()}
 
     def metrics(self) -> dict[str, float]:
         return self._numbers
 
     def state_dict(self) -> State:
-        return {"steps": self.steps, "records": {i: asdict(r) for i, r in self.records.items()}}
+        return {"steps": self.steps, "tracker": self.tracker.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
         self.steps = int(state["steps"])
-        self.records = {i: Record(**r) for i, r in state["records"].items()}
+        self.tracker.load_state_dict(state["tracker"])

@@ -12,7 +12,8 @@ import torch
 
 from rlkit.algo_config import SkpoConfig
 from rlkit.algos.base import Sampling
-from rlkit.algos.skpo import Record, Skpo, cut_early, select, skip_prompt
+from rlkit.algos.skpo import Skpo, choose_segment, cut_early, skip_prompt
+from rlkit.algos.tracker import Record
 from rlkit.batch import SURROGATES, TokenStats, make_minibatches
 from rlkit.errors import ConfigError
 from rlkit.samplers.scripted import Answer, ScriptedSampler
@@ -78,7 +79,7 @@ def test_the_split_lies_between_a_sixth_and_a_half_of_the_running_length() -> No
     rng = random.Random(0)
     drawn = {algo.split_position("new", rng) for _ in range(5000)}
     assert min(drawn) in range(171, 175) and max(drawn) in range(508, 513)  # of 1024
-    algo.records["met"] = Record(length=60.0)
+    algo.tracker.records["met"] = Record(length=60.0)
     drawn = {algo.split_position("met", rng) for _ in range(5000)}
     assert drawn == set(range(10, 31))
 
@@ -95,7 +96,7 @@ def test_the_split_is_at_least_one_token_and_at_most_half_of_the_cap(
     length: float, cap: int, bounds: set[int]
 ) -> None:
     algo = Skpo(SkpoConfig(), Sampling(max_completion_length=cap, temperature=1.0))
-    algo.records["a"] = Record(length=length)
+    algo.tracker.records["a"] = Record(length=length)
     assert {algo.split_position("a", random.Random(i)) for i in range(500)} == bounds
 
 
@@ -111,17 +112,17 @@ def test_each_prompt_of_a_step_has_its_own_split_and_its_segments_share_it() -> 
 
 
 def test_the_median_of_four_is_the_lower_of_the_two_that_tie() -> None:
-    assert select([[-0.9], [-1.0], [-1.3], [-2.0]], "median") == 1
-    assert select([[-2.0], [-1.3], [-1.0], [-0.9]], "median") == 2
+    assert choose_segment([[-0.9], [-1.0], [-1.3], [-2.0]], "median") == 1
+    assert choose_segment([[-2.0], [-1.3], [-1.0], [-0.9]], "median") == 2
 
 
 def test_equal_segments_are_ranked_by_index() -> None:
-    assert select([[-1.0]] * 8, "median") == 3
-    assert select([[-1.0]] * 5, "median") == 2
+    assert choose_segment([[-1.0]] * 8, "median") == 3
+    assert choose_segment([[-1.0]] * 5, "median") == 2
 
 
 def test_the_likelihood_of_a_segment_is_its_mean_and_not_its_sum() -> None:
-    assert select([[-1.0] * 9, [-2.0], [-3.0]], "median") == 1
+    assert choose_segment([[-1.0] * 9, [-2.0], [-3.0]], "median") == 1
 
 
 def test_a_segment_that_ended_early_keeps_half_of_itself() -> None:
@@ -192,7 +193,7 @@ def test_chat_format_needs_prompts_with_room_for_a_segment() -> None:
 
 def test_segment_and_continuation_together_stay_within_the_cap() -> None:
     algo = make()
-    algo.records = {i: Record(length=float(n)) for n, i in enumerate("abcdefgh", start=1)}
+    algo.tracker.records = {i: Record(length=float(n)) for n, i in enumerate("abcdefgh", start=1)}
     for group in algo.collect(prompts_of(*"abcdefgh"), sampler_of().sample, seed=1):
         s = len(group.rollouts[0].completion_ids)
         assert {len(o.completion_ids) for o in group.children[0].rollouts} == {CAP - s}
@@ -217,25 +218,11 @@ def test_downstream_there_is_no_loss_on_segment_or_question() -> None:
 # -- rewards, tracker and baseline -------------------------------------------------------------------------------------
 
 
-def test_rho_follows_the_drift_between_its_bounds() -> None:
-    got = [Record(length=1.0).observe(reward=0, length=1, drift=d, cfg=SkpoConfig()) for d in (0, 0.5, 1, 2)]
-    assert [round(rho, 4) for rho in got] == [0.96, 0.9576, 0.917, 0.875]
-
-
-def test_the_tracker_of_two_visits_by_hand() -> None:
-    record = Record(length=24.0)
-    record.observe(reward=2 * 0.75 - 1, length=20, drift=0, cfg=SkpoConfig())
-    assert (record.value, record.visits, record.length) == (0.75, 1.0, 20.0)
-    record.observe(reward=2 * 0.25 - 1, length=10, drift=0, cfg=SkpoConfig())
-    assert (round(record.value, 4), record.visits) == (0.4949, 1.96)
-    assert record.length == pytest.approx(20 - 10 / 1.96)  # the same rule as the value
-
-
 def test_three_of_eight_right_is_a_segment_reward_of_minus_a_quarter() -> None:
     algo = make(num_generations=8)
     step(algo, {"a": [1, 1, 1, 0, 0, 0, 0, 0]})
     assert algo.metrics()["skpo/upstream_reward"] == -0.25
-    assert (algo.records["a"].value, algo.records["a"].visits) == (0.375, 1.0)
+    assert (algo.tracker.records["a"].value, algo.tracker.records["a"].visits) == (0.375, 1.0)
 
 
 def test_the_baseline_is_the_value_before_this_visit_normalised_over_the_batch() -> None:
@@ -271,7 +258,7 @@ def test_the_drift_is_the_mean_change_of_the_stored_segments_log_probs() -> None
     algo = make()
     step(algo, {"a": [1, 0, 0, 0]})
     assert algo.rescore([]) == []
-    before = algo.records["a"]
+    before = algo.tracker.records["a"]
     step(algo, {"a": [1, 0, 0, 0]}, drift=1.0)
     assert algo.metrics()["skpo/rho_min"] == pytest.approx(0.917, abs=5e-5)
     assert before.visits == pytest.approx(0.917 * 1 + 1, abs=5e-5)
@@ -288,7 +275,7 @@ def test_a_rescored_segment_is_the_one_of_the_last_visit() -> None:
 
 def test_prompts_are_drawn_with_the_square_root_of_v_times_one_minus_v() -> None:
     algo = make()
-    algo.records = {"easy": Record(length=1, value=1.0), "fair": Record(length=1, value=0.2)}
+    algo.tracker.records = {"easy": Record(length=1, value=1.0), "fair": Record(length=1, value=0.2)}
     assert algo.prompt_weights(["easy", "fair", "new"]) == pytest.approx([0.05, 0.4 + 0.05, 0.5 + 0.05])
 
 
@@ -303,7 +290,7 @@ def test_skips_and_errors_leave_the_continuations_and_the_segments_mean() -> Non
     )
     assert [c.advantages[0] for c in of_downstream(credits)[:2]] == pytest.approx([1.0, -1.0], abs=1e-5)
     assert {c.group for c in credits} == {0, 1}
-    assert algo.records["a"].value == 0.5 and "c" not in algo.records
+    assert algo.tracker.records["a"].value == 0.5 and "c" not in algo.tracker.records
     per_token = sum(c.weight * len(c.advantages) for c in of_downstream(credits)[:2])
     assert per_token == pytest.approx(0.5)  # the mean is over the tokens of the two that were judged
 
@@ -369,7 +356,7 @@ def test_without_mc_the_segment_is_credited_with_its_own_full_answer() -> None:
     assert len(own.rollouts[0].logprobs) == len(own.rollouts[0].token_ids) == 27
     credits = algo.credit([judged(group, [1, 1, 1, 0])], [])
     assert algo.metrics()["skpo/upstream_reward"] == -1.0  # `judged` calls the own answer wrong
-    assert algo.records["a"].value == 0.0
+    assert algo.tracker.records["a"].value == 0.0
     assert len(credits) == 5  # the own answer is not trained
 
 
