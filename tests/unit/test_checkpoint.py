@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,6 +85,46 @@ def test_position_and_optimizer_come_back_bit_for_bit(tmp_path: Path) -> None:
     assert other.updates == 6 and all(k.split("|")[1] in ("step", "exp_avg", "exp_avg_sq") for k in before)
 
 
+def test_tensors_in_an_algorithm_s_state_come_back_bit_for_bit(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(1)
+    row = torch.rand(3, 4, dtype=torch.float64, generator=generator)
+    tensors = {
+        "doubles": row[1],  # a view: only its own numbers are kept
+        "singles": torch.rand(2, 3, generator=generator).t(),  # not contiguous
+        "whole": torch.tensor([-1, 2**40]),
+        "same": row[1],  # shares memory with another
+        "none": torch.empty(0, dtype=torch.int32),
+        "number": torch.tensor(0.1),
+    }
+    state: dict[str, Any] = {
+        "steps": 7,
+        "of no tensors": {"deeper": [1, 0.1]},
+        'a "b"/c': {"x": {}, **tensors},
+        **tensors,
+    }
+    position = Position(step=3, updates=6, sampled_tokens=123, data={}, algo=state)
+    folder = checkpoint.save(tmp_path, make_learner(), byte_tokenizer(), position, 2)
+    got = checkpoint.read_position(folder).algo
+    assert (got["steps"], got["of no tensors"], got['a "b"/c']["x"]) == (7, {"deeper": [1, 0.1]}, {})
+    assert got.keys() == state.keys()
+    for place in (got, got['a "b"/c']):
+        for name, tensor in tensors.items():
+            assert place[name].dtype == tensor.dtype and torch.equal(place[name], tensor)
+    assert set(state) - set(tensors) == {"steps", "of no tensors", 'a "b"/c'}  # and nothing was taken out
+    assert (folder / "rlkit" / "algo.safetensors").stat().st_size < 3000
+
+
+@pytest.mark.parametrize("value", [{1, 2}, [torch.zeros(2)]], ids=["a set", "a tensor in a list"])
+def test_a_state_that_cannot_be_kept_is_a_sentence(tmp_path: Path, value: object) -> None:
+    before = save(tmp_path, step=1)
+    position = Position(step=2, updates=2, sampled_tokens=0, data={}, algo={"odd": value})
+    with pytest.raises(
+        RunError, match="not JSON serializable. A state_dict holds JSON values, and torch tensors"
+    ):
+        checkpoint.save(tmp_path, make_learner(), byte_tokenizer(), position, 2)
+    assert list(tmp_path.iterdir()) == [before]
+
+
 def test_nothing_in_a_checkpoint_is_pickled(tmp_path: Path) -> None:
     suffixes = {p.suffix for p in save(tmp_path).rglob("*") if p.is_file()}
     assert suffixes <= {".json", ".safetensors", ".jinja"}
@@ -129,12 +170,19 @@ DAMAGES = {
         lambda b: b"[1, 2]",
         "state.json: not a readable checkpoint",
     ),
-    "state.json without a step": ("rlkit/state.json", lambda b: b'{"format": 1}', "KeyError: 'step'"),
+    "state.json without a step": ("rlkit/state.json", lambda b: b'{"format": 2}', "KeyError: 'step'"),
     "state.json of the future": (
         "rlkit/state.json",
         lambda b: b'{"format": 9}',
-        "format 9, this rlkit reads format 1",
+        "format 9, this rlkit reads format 2; end the run with the rlkit that began it",
     ),
+    "state.json of the past": (
+        "rlkit/state.json",
+        lambda b: b'{"format": 1}',
+        "format 1, this rlkit reads format 2; end the run with the rlkit that began it",
+    ),
+    "algorithm cut": ("rlkit/algo.safetensors", lambda b: b[:-3], "algo.safetensors: not readable"),
+    "algorithm gone": ("rlkit/algo.safetensors", lambda b: None, "algo.safetensors: not readable"),
     "optimizer cut": ("rlkit/optimizer.safetensors", lambda b: b[:-9], "optimizer.safetensors: not readable"),
     "optimizer empty": ("rlkit/optimizer.safetensors", lambda b: b"", "optimizer.safetensors: not readable"),
     "optimizer gone": ("rlkit/optimizer.safetensors", lambda b: None, "optimizer.safetensors: not readable"),
@@ -159,7 +207,8 @@ def test_a_damaged_checkpoint_is_a_sentence_that_says_which_folder_to_delete(
     with pytest.raises(RunError) as told:
         checkpoint.read_position(folder)
     assert words in str(told.value) and "\n" not in str(told.value)
-    assert f"delete the folder {folder}" in str(told.value) or "of the future" in damage
+    way_out = f"--model {folder}" if "state.json of the" in damage else f"delete the folder {folder}"
+    assert way_out in str(told.value)
 
 
 def test_an_optimizer_of_another_model_is_refused(tmp_path: Path, whole: Path) -> None:
@@ -220,5 +269,5 @@ def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
 
 def test_state_json_holds_what_a_person_looks_for(whole: Path) -> None:
     state = json.loads((whole / "rlkit" / "state.json").read_text())
-    assert (state["format"], state["step"], state["sampled_tokens"]) == (1, 3, 123)
+    assert (state["format"], state["step"], state["sampled_tokens"]) == (2, 3, 123)
     assert state["algo"] == POSITION.algo and state["data"] == POSITION.data

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from rlkit import commands
+from rlkit.algo_config import ALGO_CONFIGS
 from rlkit.analysis.store import read_metrics, read_rollouts
 from rlkit.config import (
-    ALGO_CONFIGS,
     DataConfig,
     LearnerConfig,
     LogConfig,
@@ -85,6 +85,7 @@ def facts(folder: Path, steps: range = range(1, 5)) -> dict[str, Any]:
         "evaluations": folder.joinpath("evaluations.jsonl").read_text(),
         "weights": (last / "model.safetensors").read_bytes(),
         "optimizer": {k: v.tolist() for k, v in load_file(last / "rlkit" / "optimizer.safetensors").items()},
+        "algorithm": (last / "rlkit" / "algo.safetensors").read_bytes(),
         "state": json.loads((last / "rlkit" / "state.json").read_text()),
     }
 
