@@ -1,15 +1,22 @@
-"""Algorithms of your own: whom to credit and what to minimise, in a class with `collect`, `credit` and `loss`.
+"""An algorithm of your own: NGRPO (arXiv:2509.18851), in which groups of wrong answers train too.
 
-    rlkit train --model tiny --data task:chain --algo examples/custom_algorithm.py:LeaveOneOut
-    rlkit train --model tiny --data task:chain --algo examples/custom_algorithm.py:Nsr --algo.lambda-right 0.1
+    rlkit train --model tiny --data task:chain --algo examples/custom_algorithm.py:Ngrpo
+    rlkit train --model tiny --data task:chain --algo examples/custom_algorithm.py:Ngrpo --algo.max-reward 2.0
 
-Settings are a frozen dataclass, named as the class's `Config`; each of its fields is a flag, a TOML key and a line of
-the run's config.toml. What an answer is trained on travels as numbers beside its tokens (`Credit`):
+GRPO learns nothing from a group whose answers are all wrong: none is better than another. NGRPO imagines one more answer
+of the highest reward in every group when it takes mean and deviation, so that all who wrote are below it:
+
+    A_i = (R_i - mean(R_1 .. R_G, R_max)) / std(R_1 .. R_G, R_max),   clip(r, 1 - 0.16, 1 + 0.24)
+
+An algorithm is a class that answers three questions: what to sample (collect), whom to credit (credit), what to minimise
+(loss). Its settings are a frozen dataclass, named as the class's `Config`; each of its fields is a flag, a TOML key and a
+line of the run's config.toml. What an answer is trained on travels as numbers beside its tokens (`Credit`):
 
     loss of a mini-batch = - sum over tokens( weight * term(ratio, advantage) ) / sum over answers( share )
 
-so no other file needs to know of you: `weight` and `share` choose the normaliser, `loss` chooses the term. `rlkit.algos`
-has the pieces. An algorithm that must remember something across a restart has `state_dict` too (rlkit/algos/skpo.py).
+so no other file needs to know of you. rlkit/algos/objective.py has the term of every shipped algorithm, with KL penalty,
+entropy bonus and the rest. Only a part is new? Derive from rlkit.algos.family.Family. Something must survive a restart?
+Write `state_dict` and `load_state_dict`, as rlkit/algos/skpo.py does.
 """
 
 from collections.abc import Sequence
@@ -19,105 +26,53 @@ from torch import Tensor
 
 from rlkit.algo_config import AlgoConfig
 from rlkit.algos.base import Sampling, Stateless
-from rlkit.algos.grpo import collect_groups, judged
-from rlkit.algos.ops import clip_metrics, log_ratio, loss_of, ppo_terms
+from rlkit.algos.groups import collect_groups, judged, weights_and_shares
+from rlkit.algos.objective import Shape, objective
+from rlkit.algos.ops import group_advantages
 from rlkit.batch import Batch, TokenStats
-from rlkit.errors import ConfigError
 from rlkit.metrics import Metrics
 from rlkit.types import Credit, Group, Prompt, Rollout, Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeaveOneOutConfig(AlgoConfig):
-    """REINFORCE with a leave-one-out baseline (RLOO, arXiv:2402.14740)."""
+class NgrpoConfig(AlgoConfig):
+    """NGRPO: GRPO with an imagined answer of the highest reward in every group."""
 
-    per_token: bool = False
-    """Divide an answer's terms by its length, as GRPO does; off: their sum, the log-probability of the whole answer."""
+    epsilon: float = 0.16
+    """Clip of negative tokens, tighter than GRPO's: there are more of them now."""
+    epsilon_high: float | None = 0.24
+    """Clip of positive tokens, looser."""
+    max_reward: float = 1.0
+    """The imagined answer's reward."""
 
-    def __post_init__(self) -> None:
-        AlgoConfig.__post_init__(self)
-        _refuse_kl(self)
 
+class Ngrpo(Stateless):
+    """Stateless: nothing is remembered from step to step, and prompts come in the data's order."""
 
-class LeaveOneOut(Stateless):
-    """A_i = R_i - mean of the other answers to the same prompt; the loss is -A_i log pi(o_i), without ratio or clip."""
+    Config = NgrpoConfig
 
-    Config = LeaveOneOutConfig
-
-    def __init__(self, cfg: LeaveOneOutConfig, sampling: Sampling) -> None:
+    def __init__(self, cfg: NgrpoConfig, sampling: Sampling) -> None:
         self.cfg, self.sampling = cfg, sampling
 
     def collect(self, prompts: Sequence[Prompt], sample: Sample, seed: int) -> list[Group]:
         return collect_groups(prompts, sample, seed, self.cfg.num_generations, self.sampling)
 
     def credit(self, groups: Sequence[Group], rescored: Sequence[Sequence[float]]) -> list[Credit]:
-        return [self._credit(g, r, group) for g, group in enumerate(groups) for r in judged(group)]
+        members = [judged(group) for group in groups]
+        rewards = [[*(r.value or 0.0 for r in answers), self.cfg.max_reward] for answers in members]
+        credits = []
+        for g, advantages in enumerate(group_advantages(rewards, self.cfg)):
+            credits += self._credits(g, members[g], advantages[:-1])  # nobody wrote the last one
+        return credits
 
-    def _credit(self, g: int, rollout: Rollout, group: Group) -> Credit:
-        rewards, length = [r.value or 0.0 for r in judged(group)], len(rollout.completion_ids)
-        own, others = rollout.value or 0.0, len(rewards) - 1
-        advantage = own - (sum(rewards) - own) / others if others else 0.0
-        return Credit(
-            rollout=rollout,
-            advantages=[advantage] * length,
-            weight=1 / length if self.cfg.per_token else 1.0,
-            share=1.0,
-            group=g,
-        )
-
-    def loss(self, batch: Batch, out: TokenStats) -> tuple[Tensor, Metrics]:
-        term_BT = batch.adv_BT * out.logp_BT
-        return loss_of(term_BT, batch.weight_BT, batch.mask_BT, batch.denominator), {}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NsrConfig(AlgoConfig):
-    """NSR and W-REINFORCE (arXiv:2506.01347): constants instead of a baseline."""
-
-    lambda_right: float = 0.0
-    """Advantage of a right answer. 0: NSR, which only pushes wrong answers down; 0.1: W-REINFORCE; 1: REINFORCE."""
-
-    def __post_init__(self) -> None:
-        AlgoConfig.__post_init__(self)
-        _refuse_kl(self)
-
-
-class Nsr(Stateless):
-    """A = lambda for a right answer, -1 for a wrong one, no group and no baseline; PPO's clip, mean over all tokens.
-
-    An all-wrong group trains here, unlike in GRPO-N: -1 does not depend on the siblings.
-    """
-
-    Config = NsrConfig
-
-    def __init__(self, cfg: NsrConfig, sampling: Sampling) -> None:
-        self.cfg, self.sampling = cfg, sampling
-
-    def collect(self, prompts: Sequence[Prompt], sample: Sample, seed: int) -> list[Group]:
-        return collect_groups(prompts, sample, seed, self.cfg.num_generations, self.sampling)
-
-    def credit(self, groups: Sequence[Group], rescored: Sequence[Sequence[float]]) -> list[Credit]:
-        return [self._credit(g, r) for g, group in enumerate(groups) for r in judged(group)]
-
-    def _credit(self, g: int, rollout: Rollout) -> Credit:
-        advantage = self.cfg.lambda_right if rollout.value == 1.0 else -1.0
-        length = len(rollout.completion_ids)
-        # A share of its tokens makes the denominator a count of tokens: every token weighs the same, wherever it stands.
-        return Credit(
-            rollout=rollout, advantages=[advantage] * length, weight=1.0, share=float(length), group=g
-        )
+    def _credits(self, g: int, answers: Sequence[Rollout], advantages: Sequence[float]) -> list[Credit]:
+        longest, masked = self.sampling.max_completion_length, self.cfg.mask_truncated_completions
+        counts = weights_and_shares(answers, "sequence", longest, masked)
+        return [
+            Credit(rollout=r, advantages=[a] * len(r.completion_ids), weight=weight, share=share, group=g)
+            for r, a, (weight, share) in zip(answers, advantages, counts, strict=True)
+        ]
 
     def loss(self, batch: Batch, out: TokenStats) -> tuple[Tensor, Metrics]:
-        ratio_BT = log_ratio(out.logp_BT, out.old_logp_BT, batch.mask_BT).exp()
-        low, high = self.cfg.epsilon, self.cfg.clip_high
-        term_BT = ppo_terms(ratio_BT, batch.adv_BT, low, high)
-        metrics = clip_metrics(ratio_BT.detach(), batch.adv_BT, batch.mask_BT, low, high)
-        return loss_of(term_BT, batch.weight_BT, batch.mask_BT, batch.denominator), metrics
-
-
-def _refuse_kl(cfg: AlgoConfig) -> None:
-    """A setting that changes nothing is refused, not ignored."""
-    if cfg.beta > 0:
-        raise ConfigError(
-            f"{cfg.name}: beta = {cfg.beta:g}, but this algorithm has no KL term; leave it at 0"
-        )
+        clip = Shape(low=self.cfg.epsilon, high=self.cfg.clip_high)
+        return objective(batch, out, self.cfg, {"ppo": clip})

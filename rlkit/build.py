@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rlkit.algo_config import ALGO_CONFIGS, AlgoConfig
+from rlkit.algo_config import AlgoConfig, FamilyConfig, SkpoConfig
+from rlkit.algo_presets import ALGO_CONFIGS
 from rlkit.config import (
     DataConfig,
     ModelConfig,
@@ -68,25 +69,17 @@ def _user_algorithm(name: str) -> Any:
 
 
 def make_algorithm(cfg: AlgoConfig, sampling: "Sampling") -> "Algorithm":
+    """The algorithm that runs this kind of config; the user's own class for a `file.py:attr`."""
     if is_user_object(cfg.name):
         own: Algorithm = _user_algorithm(cfg.name)(cfg, sampling)
         return own
-    if cfg.name == "grpo":
-        from rlkit.algos.grpo import Grpo
+    from rlkit.algos.family import Family
+    from rlkit.algos.skpo import Skpo
 
-        return Grpo(cfg, sampling)
-    if cfg.name == "grpo_n":
-        from rlkit.algos.grpo_n import GrpoN
-
-        return GrpoN(cfg, sampling)
-    if cfg.name == "gspo_n":
-        from rlkit.algos.gspo_n import GspoN
-
-        return GspoN(cfg, sampling)
-    if cfg.name == "skpo":
-        from rlkit.algos.skpo import Skpo
-
-        return Skpo(cfg, sampling)
+    kinds: dict[type[AlgoConfig], type[Algorithm]] = {FamilyConfig: Family, SkpoConfig: Skpo}
+    for kind, algorithm in kinds.items():
+        if isinstance(cfg, kind):
+            return algorithm(cfg, sampling)
     raise ConfigError(f"--algo: {unknown_name('algorithm', cfg.name, ALGO_CONFIGS)}")
 
 

@@ -1,6 +1,7 @@
 """What the command line does: each function is one command, takes a config and a console, and returns the exit code."""
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlkit import build
-from rlkit.algo_config import ALGO_CONFIGS
+from rlkit.algo_presets import ALGO_CONFIGS
 from rlkit.config import EvalConfig, SftConfig, TrainConfig
 from rlkit.errors import DISK_FULL_ERRORS, ConfigError, Interrupted, ModelError, RunError
 from rlkit.printable import printable
@@ -404,12 +405,23 @@ def tasks() -> int:
 
 
 def algos() -> int:
-    """`rlkit algos`: what each algorithm is, in the first line of its own file."""
-    import importlib
+    """`rlkit algos`: every algorithm as its choice on each axis."""
+    from rich.console import Console
+    from rich.table import Table
 
-    docs = {name: importlib.import_module(f"rlkit.algos.{name}").__doc__ or "" for name in ALGO_CONFIGS}
-    _print_pairs({name: doc.split("\n")[0] for name, doc in docs.items()})
-    print("\nyour own: --algo file.py:MyAlgorithm (see examples/custom_algorithm.py)")
+    traits = {name: config().traits for name, config in ALGO_CONFIGS.items()}
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    columns = list(next(iter(traits.values())))
+    for column in ("name", *columns):
+        table.add_column(column, no_wrap=column == "name")
+    for name, words in traits.items():
+        table.add_row(name, *(words.get(column, "") for column in columns))
+    # A pipe has no width: as wide as the table then.
+    Console(width=None if sys.stdout.isatty() else 160).print(table, highlight=False, markup=False)
+    print(
+        "\nits settings: rlkit train --algo NAME --help; its paper and what we chose: docs/papers.md\n"
+        "your own: --algo file.py:MyAlgorithm (see examples/custom_algorithm.py)"
+    )
     return 0
 
 

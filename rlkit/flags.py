@@ -10,7 +10,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from rlkit.algo_config import ALGO_CONFIGS
+from rlkit.algo_presets import ALGO_CONFIGS
 from rlkit.errors import ConfigError
 from rlkit.toml import owners_of
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 FinishReason = Literal["stop", "length"]
 SegmentKind = Literal["prompt", "context", "completion"]
-Surrogate = Literal["ppo", "cispo"]
+Surrogate = Literal["ppo", "cispo", "sapo", "plain"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +186,7 @@ class Credit:
     share: float
     """What this rollout adds to the mini-batch's denominator. It stays when the rollout itself costs no forward."""
     surrogate: Surrogate = "ppo"
-    """Which clipped objective its tokens take."""
+    """Which objective its tokens take (rlkit/algos/objective.py)."""
     group: int = 0
     """Index of the top-level group (prompt) it came from: mini-batches never split a group."""
 

@@ -20,28 +20,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
-import torch
 from torch import Tensor
 
 from rlkit.algo_config import AlgoConfig, SkpoConfig
 from rlkit.algos.base import Sampling
-from rlkit.algos.grpo import judged
-from rlkit.algos.ops import (
-    cispo_terms,
-    clip_metrics,
-    group_advantages,
-    k3,
-    log_ratio,
-    loss_of,
-    masked_tally,
-    ppo_terms,
-    seed_of,
-    standard_deviation,
-)
+from rlkit.algos.groups import judged
+from rlkit.algos.objective import Shape, objective
+from rlkit.algos.ops import group_advantages, masked_tally, seed_of, standard_deviation
 from rlkit.algos.tracker import Tracker
 from rlkit.batch import SURROGATES, Batch, TokenStats
 from rlkit.errors import ConfigError
-from rlkit.metrics import Metrics, Tally
+from rlkit.metrics import Metrics
 from rlkit.types import Credit, Group, Prompt, Request, Rollout, Sample, Segment, SegmentKind, State
 
 
@@ -280,26 +269,12 @@ class Skpo:
     # -- what to minimise --------------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch, out: TokenStats) -> tuple[Tensor, Metrics]:
-        cfg = self.cfg
-        log_ratio_BT = log_ratio(out.logp_BT, out.old_logp_BT, batch.mask_BT)
-        ratio_BT = log_ratio_BT.exp()
-        is_down_BT = batch.surrogate_BT == SURROGATES.index("cispo")
-        up_BT = ppo_terms(ratio_BT, batch.adv_BT, cfg.epsilon, cfg.epsilon)
-        logp_BT = out.logp_BT.masked_fill(~batch.mask_BT, 0.0)
-        down_BT = cispo_terms(ratio_BT, logp_BT, batch.adv_BT, cfg.epsilon, cfg.clip_high)
-        term_BT = torch.where(is_down_BT, down_BT, up_BT)
-        up_mask_BT, down_mask_BT = batch.mask_BT & ~is_down_BT, batch.mask_BT & is_down_BT
-        metrics: dict[str, Tally] = clip_metrics(
-            ratio_BT.detach(), batch.adv_BT, up_mask_BT, cfg.epsilon, cfg.epsilon
-        )
-        capped_BT = ((ratio_BT > 1 + cfg.clip_high) & (batch.adv_BT > 0)).float()
-        metrics["cispo_clip_ratio"] = masked_tally(capped_BT, down_mask_BT)
-        metrics["skpo/upstream_entropy"] = masked_tally(out.entropy_BT, up_mask_BT)
-        if out.ref_logp_BT is not None:
-            kl_BT = k3(out.logp_BT, out.ref_logp_BT, batch.mask_BT)
-            term_BT = term_BT - cfg.beta * kl_BT
-            metrics["kl"] = masked_tally(kl_BT, batch.mask_BT)
-        return loss_of(term_BT, batch.weight_BT, batch.mask_BT, batch.denominator), metrics
+        eps = self.cfg.epsilon
+        upstream = Shape(low=eps, high=eps)
+        downstream = Shape(low=eps, high=self.cfg.clip_high)
+        loss, metrics = objective(batch, out, self.cfg, {"ppo": upstream, "cispo": downstream})
+        is_up_BT = batch.mask_BT & (batch.surrogate_BT == SURROGATES.index("ppo"))
+        return loss, {**metrics, "skpo/upstream_entropy": masked_tally(out.entropy_BT, is_up_BT)}
 
     # -- what must survive -------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 import inspect
 import textwrap
 from collections import defaultdict
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,16 +14,26 @@ from torch import Tensor
 from trl.trainer import grpo_trainer
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from rlkit.algo_config import AlgoConfig, GrpoNConfig, GspoNConfig
+from rlkit.algo_config import AlgoConfig, FamilyConfig
+from rlkit.algo_presets import (
+    BnpoConfig,
+    CispoConfig,
+    DapoConfig,
+    DrGrpoConfig,
+    GrpoConfig,
+    GspoConfig,
+    LuspoConfig,
+    SapoConfig,
+)
 from rlkit.algos.base import Sampling
-from rlkit.algos.grpo import Grpo
-from rlkit.algos.grpo_n import GrpoN
-from rlkit.algos.gspo_n import GspoN
+from rlkit.algos.family import Family
 from rlkit.algos.ops import group_advantages
-from rlkit.batch import Batch, TokenStats
+from rlkit.batch import SURROGATES, Batch, TokenStats
 from rlkit.learner.correction import importance_weights
+from rlkit.types import Group
+from tests.rollouts import question, rollout
 
-SAMPLING = Sampling(max_completion_length=8, temperature=1.0)
+LONGEST = 8
 CLIP_NAMES = ("clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean")
 
 
@@ -31,39 +42,51 @@ class Tensors:
 
     def __init__(self, seed: int, spread: float) -> None:
         generator = torch.Generator().manual_seed(seed)
-        lengths_B = torch.tensor([1, 7, 4, 2, 7, 5])
-        self.mask_BC = torch.arange(7)[None] < lengths_B[:, None]
+        self.lengths = [1, 7, 4, 2, 7, 5]
+        self.mask_BC = torch.arange(7)[None] < torch.tensor(self.lengths)[:, None]
         shape = self.mask_BC.shape
         self.old_BC = -3 * torch.rand(shape, generator=generator, dtype=torch.float64)
         self.logp_BC = self.old_BC + spread * torch.randn(shape, generator=generator, dtype=torch.float64)
         self.ref_BC = self.old_BC + 0.3 * torch.randn(shape, generator=generator, dtype=torch.float64)
         self.entropy_BC = torch.rand(shape, generator=generator, dtype=torch.float64)
         self.importance_BC = 3 * torch.rand(shape, generator=generator, dtype=torch.float64)
+        self.sampler_BC = self.old_BC + 0.3 * torch.randn(shape, generator=generator, dtype=torch.float64)
         self.adv_B = torch.tensor([1.2, -0.7, 0.4, 1.9, -1.1, -0.2], dtype=torch.float64)
 
 
 class Oracle(GRPOTrainer):
     """TRL's trainer with only what `_compute_loss` reads, and log-probs from a list instead of a model."""
 
-    def __init__(self, data: Tensors, cfg: AlgoConfig, level: str, use_vllm: bool) -> None:
-        self.data, self.beta = data, cfg.beta
+    def __init__(self, data: Tensors, cfg: FamilyConfig, loss_type: str, use_vllm: bool) -> None:
+        self.data, self.beta, self.loss_type = data, cfg.beta, loss_type
         self.logp_BC = data.logp_BC.clone().requires_grad_()
-        self.loss_type, self.importance_sampling_level = "grpo", level
-        self.epsilon_low, self.epsilon_high = cfg.epsilon, cfg.clip_high
+        self.entropy_BC = data.entropy_BC.clone().requires_grad_()
+        self.importance_sampling_level = cfg.importance_sampling_level
+        self.epsilon_low = cfg.epsilon
+        # TRL's cispo takes the cap itself.
+        self.epsilon_high = 1 + cfg.clip_high if loss_type == "cispo" else cfg.clip_high
         self.use_vllm = self.vllm_importance_sampling_correction = use_vllm
-        self.top_entropy_quantile, self.off_policy_mask_threshold = 1.0, None
-        self._entropy_bonus_enabled = self.aux_loss_enabled = False
-        self.current_gradient_accumulation_steps = 1
-        self.args: Any = SimpleNamespace(delta=None, use_bias_correction_kl=False)
+        self.top_entropy_quantile = cfg.top_entropy_quantile
+        self.off_policy_mask_threshold = cfg.off_policy_mask_threshold
+        self.entropy_coef, self.use_adaptive_entropy = cfg.entropy_coef, False
+        self._entropy_bonus_enabled, self.aux_loss_enabled = cfg.entropy_coef != 0, False
+        self.current_gradient_accumulation_steps, self.max_completion_length = 1, LONGEST
+        self.args: Any = SimpleNamespace(
+            delta=cfg.delta,
+            use_bias_correction_kl=cfg.use_bias_correction_kl,
+            sapo_temperature_pos=cfg.sapo_temperature_pos,
+            sapo_temperature_neg=cfg.sapo_temperature_neg,
+            steps_per_generation=1,
+        )
         self.model: Any = SimpleNamespace(training=True)
         self.accelerator = Accelerator(cpu=True)
         self._metrics = {"train": defaultdict(list)}
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, None]:
-        return self.logp_BC, self.data.entropy_BC, None
+        return self.logp_BC, self.entropy_BC, None
 
-    def run(self, adv_B: Tensor) -> tuple[Tensor, Tensor, dict[str, float]]:
-        """Loss, its gradient by log-prob, metrics."""
+    def run(self, adv_B: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]:
+        """Loss, its gradients by log-prob and by entropy, metrics."""
         mask_BC = self.data.mask_BC.long()
         ids_BP = torch.ones(len(mask_BC), 3, dtype=torch.int64)
         loss = self._compute_loss(
@@ -76,79 +99,114 @@ class Oracle(GRPOTrainer):
                 "advantages": adv_B,
                 "old_per_token_logps": self.data.old_BC,
                 "ref_per_token_logps": self.data.ref_BC,
+                "sampling_per_token_logps": self.data.sampler_BC,
                 "importance_sampling_ratio": self.data.importance_BC,
+                "num_items_in_batch": mask_BC.sum(),
             },
         )
-        loss.backward()
-        assert self.logp_BC.grad is not None
-        return loss.detach(), self.logp_BC.grad, {k: v[0] for k, v in self._metrics["train"].items()}
+        metrics = {k: v[0] for k, v in self._metrics["train"].items()}
+        return loss.detach(), *gradients(loss, self.logp_BC, self.entropy_BC), metrics
 
 
-def ours(data: Tensors, algo: Any, adv_B: Tensor, corrected: bool) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """The same of rlkit, with prompt columns in front as a Batch has them."""
+def gradients(loss: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss, leaves, materialize_grads=True)
 
-    def wide(x_BC: Tensor) -> Tensor:
-        return torch.nn.functional.pad(x_BC, (3, 0))
 
-    mask_BT = wide(data.mask_BC)
-    adv_BC = adv_B[:, None] * (data.importance_BC if corrected else torch.ones_like(data.importance_BC))
-    weight_BC = (1 / data.mask_BC.sum(-1, keepdim=True).double()).expand_as(adv_BC)
+def ours(
+    data: Tensors, cfg: FamilyConfig, adv_B: Tensor, corrected: bool
+) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]:
+    """The same of rlkit."""
+    groups = [Group(prompt=question(), rollouts=[rollout([50] * n, score=0.0) for n in data.lengths])]
+    algo = Family(cfg, Sampling(max_completion_length=LONGEST, temperature=1.0))
+    weights = [(c.weight, c.share) for c in algo.credit(groups, [])]
+    mask_BT = data.mask_BC
+    weight_BT = torch.tensor([weight for weight, _ in weights], dtype=torch.float64)[:, None] * mask_BT
+    adv_BT = adv_B[:, None] * mask_BT
+    num_tokens = int(mask_BT.sum())
     batch = Batch(
         ids_BT=mask_BT.long(),
-        attention_BT=mask_BT.long(),
         mask_BT=mask_BT,
-        sampler_logp_BT=wide(data.old_BC),
-        adv_BT=wide(adv_BC) * mask_BT,
-        weight_BT=wide(weight_BC) * mask_BT,
-        surrogate_BT=torch.zeros_like(mask_BT.long()),
-        denominator=float(len(adv_B)),
-        rows=list(range(len(adv_B))),
+        sampler_logp_BT=data.sampler_BC,
+        adv_BT=adv_BT * data.importance_BC if corrected else adv_BT,
+        weight_BT=weight_BT,
+        surrogate_BT=torch.full_like(mask_BT.long(), SURROGATES.index(cfg.surrogate)),
+        denominator=sum(share for _, share in weights),
+        num_tokens=num_tokens,
     )
-    logp_BC = data.logp_BC.clone().requires_grad_()
+    logp_BT = data.logp_BC.clone().requires_grad_()
+    entropy_BT = data.entropy_BC.clone().requires_grad_()
+    high_BT = None
+    if cfg.top_entropy_quantile < 1:
+        threshold = torch.quantile(data.entropy_BC[mask_BT].float(), 1 - cfg.top_entropy_quantile)
+        high_BT = (data.entropy_BC >= threshold) & mask_BT
     out = TokenStats(
-        logp_BT=wide(logp_BC),
-        old_logp_BT=wide(data.old_BC),
-        entropy_BT=wide(data.entropy_BC),
-        ref_logp_BT=wide(data.ref_BC) if algo.cfg.beta else None,
+        logp_BT=logp_BT,
+        old_logp_BT=data.old_BC,
+        entropy_BT=entropy_BT,
+        ref_logp_BT=data.ref_BC if cfg.beta else None,
+        high_entropy_BT=high_BT,
+        num_high_entropy=num_tokens if high_BT is None else int(high_BT.sum()),
     )
     loss, metrics = algo.loss(batch, out)
-    loss.backward()
-    assert logp_BC.grad is not None
-    return loss.detach(), logp_BC.grad, {name: tally.value for name, tally in metrics.items()}
+    found = {name: tally.value for name, tally in metrics.items()}
+    return loss.detach(), *gradients(loss, logp_BT, entropy_BT), found
 
 
-CASES = {
-    "grpo": (Grpo, AlgoConfig(), "token"),
-    "grpo, clip-higher": (Grpo, AlgoConfig(epsilon=0.1, epsilon_high=0.28), "token"),
-    "grpo_n": (GrpoN, GrpoNConfig(), "token"),
-    "gspo_n": (GspoN, GspoNConfig(), "sequence"),
-    "gspo_n, wide clip": (GspoN, GspoNConfig(epsilon=0.2, epsilon_high=0.27), "sequence"),
+CASES: dict[str, tuple[FamilyConfig, str]] = {
+    "grpo": (GrpoConfig(), "grpo"),
+    "grpo, clip-higher": (GrpoConfig(epsilon=0.1, epsilon_high=0.28), "grpo"),
+    "grpo, two-sided clip": (GrpoConfig(delta=2.0), "grpo"),
+    "gspo": (GspoConfig(), "grpo"),
+    "gspo, wide clip": (GspoConfig(epsilon=0.2, epsilon_high=0.27), "grpo"),
+    "bnpo": (BnpoConfig(), "bnpo"),
+    "dr_grpo": (DrGrpoConfig(), "dr_grpo"),
+    "dapo": (DapoConfig(), "dapo"),
+    "luspo": (LuspoConfig(epsilon=0.2, epsilon_high=0.27), "luspo"),
+    "cispo": (CispoConfig(epsilon_high=0.5), "cispo"),
+    "cispo, sequence": (CispoConfig(epsilon_high=0.1, importance_sampling_level="sequence"), "cispo"),
+    "sapo": (SapoConfig(), "sapo"),
+    "sapo, sequence": (SapoConfig(importance_sampling_level="sequence"), "sapo"),
+}
+CHANGES: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "KL": {"beta": 0.04},
+    "KL uncorrected": {"beta": 0.04, "use_bias_correction_kl": False},
+    "entropy bonus": {"entropy_coef": 0.01},
+    "top entropy": {"top_entropy_quantile": 0.3, "entropy_coef": 0.01, "beta": 0.04},
+    "off-policy mask": {"off_policy_mask_threshold": 0.1, "beta": 0.04},
 }
 
 
 @pytest.mark.parametrize("corrected", [False, True], ids=["", "importance corrected"])
-@pytest.mark.parametrize("beta", [0.0, 0.04])
+@pytest.mark.parametrize("changes", CHANGES)
 @pytest.mark.parametrize("name", CASES)
-def test_loss_gradient_and_clip_metrics_are_trls(name: str, beta: float, corrected: bool) -> None:
-    make, cfg, level = CASES[name]
-    cfg = type(cfg)(epsilon=cfg.epsilon, epsilon_high=cfg.epsilon_high, beta=beta)
+def test_loss_gradients_and_metrics_are_trls(name: str, changes: str, corrected: bool) -> None:
+    cfg, loss_type = CASES[name]
+    cfg = replace(cfg, **CHANGES[changes])
     for seed, spread in ((0, 0.3), (3, 1.0), (2, 1e-4)):
         data = Tensors(seed, spread)
-        adv_B = data.adv_B if make is Grpo else data.adv_B.clamp(max=0)
-        loss, gradient_BC, metrics = ours(data, make(cfg, SAMPLING), adv_B, corrected)
-        trl_loss, trl_gradient_BC, trl_metrics = Oracle(data, cfg, level, use_vllm=corrected).run(adv_B)
-        assert loss.item() == pytest.approx(trl_loss.item(), abs=1e-12)
-        torch.testing.assert_close(gradient_BC, trl_gradient_BC, rtol=1e-12, atol=1e-12)
-        for key in (*CLIP_NAMES, *(["kl"] if beta else [])):
-            assert metrics[key] == pytest.approx(trl_metrics[key], abs=1e-6), key  # TRL's counts are float32
+        loss, by_logp_BC, by_entropy_BC, metrics = ours(data, cfg, data.adv_B, corrected)
+        oracle = Oracle(data, cfg, loss_type, use_vllm=corrected).run(data.adv_B)
+        assert loss.item() == pytest.approx(oracle[0].item(), abs=1e-12)
+        torch.testing.assert_close(by_logp_BC, oracle[1], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(by_entropy_BC, oracle[2], rtol=1e-12, atol=1e-12)
+        told = {k: v for k, v in oracle[3].items() if k not in ("entropy", "entropy_coef")}  # the learner's
+        assert metrics == pytest.approx(told, abs=1e-6)  # TRL's counts are float32
 
 
-def test_the_oracle_has_something_to_clip() -> None:
+def test_the_oracle_has_something_to_clip_and_to_drop() -> None:
     data = Tensors(3, 1.0)
-    _, _, metrics = Oracle(data, AlgoConfig(), "token", use_vllm=False).run(data.adv_B)
+    *_, metrics = Oracle(data, GrpoConfig(), "grpo", use_vllm=False).run(data.adv_B)
     assert all(metrics[name] > 0 for name in CLIP_NAMES)
-    _, _, metrics = Oracle(data, GspoNConfig(), "sequence", use_vllm=False).run(data.adv_B.clamp(max=0))
+    *_, metrics = Oracle(data, GspoConfig(), "grpo", use_vllm=False).run(data.adv_B)
     assert metrics["clip_ratio/low_mean"] > 0
+    *_, metrics = Oracle(data, CASES["cispo"][0], "cispo", use_vllm=False).run(data.adv_B)
+    assert metrics["cispo_clip_ratio"] > 0
+    losses = {
+        ours(data, GrpoConfig(off_policy_mask_threshold=limit), data.adv_B, False)[0].item()
+        for limit in (None, 0.1)
+    }
+    assert len(losses) == 2
 
 
 def trl_lines(first: str, last: str, names: dict[str, Any]) -> dict[str, Any]:

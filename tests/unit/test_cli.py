@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from rlkit import __version__
-from rlkit.algo_config import ALGO_CONFIGS, SkpoConfig
+from rlkit.algo_config import SkpoConfig
+from rlkit.algo_presets import ALGO_CONFIGS
 from rlkit.cli import EvalArgs, SftArgs, TrainArgs, _start, main, parse
 from rlkit.config import EvalConfig, SftConfig, TrainConfig
 from rlkit.errors import ConfigError
@@ -189,7 +190,14 @@ def test_the_module_is_the_command():
 def test_the_lists_name_what_there_is(capsys: pytest.CaptureFixture[str]):
     assert main(["algos"]) == 0
     told = capsys.readouterr().out
-    assert [line.split()[0] for line in told.splitlines()[: len(ALGO_CONFIGS)]] == list(ALGO_CONFIGS)
+    header, *lines = told.splitlines()[: 1 + len(ALGO_CONFIGS)]
+    assert header.split() == "name sample baseline signs surrogate clip normalizer source".split()
+    assert [line.split()[0] for line in lines] == list(ALGO_CONFIGS)
+    assert re.split(r"\s{2,}", lines[list(ALGO_CONFIGS).index("gspo_n")].strip()) == [
+        *("gspo_n", "G answers", "group / std", "+0 -1", "ppo, sequence", "0.9997 to 1.0004", "sequence"),
+        "arXiv:2510.04028",
+    ]
+    assert "--algo file.py:MyAlgorithm" in told
     assert main(["tasks"]) == 0
     assert "task:countdown" in capsys.readouterr().out
 

@@ -8,7 +8,17 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 import tomli_w
 
-from rlkit.algo_config import ALGO_CONFIGS, AlgoConfig, GspoNConfig, SkpoConfig
+from rlkit.algo_config import AlgoConfig, FamilyConfig, SkpoConfig
+from rlkit.algo_presets import (
+    ALGO_CONFIGS,
+    CispoConfig,
+    GrpoConfig,
+    GspoNConfig,
+    NsrConfig,
+    ReinforcePpConfig,
+    RlooConfig,
+    SapoConfig,
+)
 from rlkit.cli import EvalArgs, SftArgs, TrainArgs, _start, parse
 from rlkit.config import (
     DataConfig,
@@ -116,7 +126,7 @@ def a_config(kind: Any, rng: random.Random) -> Any:
 @pytest.mark.parametrize("name", ALGO_CONFIGS)
 def test_any_config_survives_toml(name: str, tmp_path: Path):
     rng = random.Random(name)
-    for _ in range(25):
+    for _ in range(8):
         cfg = replace(a_config(TrainConfig, rng), algo=a_config(ALGO_CONFIGS[name], rng))
         assert read_back(cfg, tmp_path / "config.toml") == cfg
 
@@ -145,9 +155,62 @@ BOUNDS: list[tuple[type[Any], dict[str, Any], str]] = [
         {"max_grad_norm": float("nan")},
         "learner.max_grad_norm = nan: expected a positive number",
     ),
-    (AlgoConfig, {"num_generations": 1}, "algo.num_generations = 1: expected at least 2"),
-    (AlgoConfig, {"epsilon": 1.0}, "algo.epsilon = 1.0: expected 0 < epsilon < 1"),
+    (AlgoConfig, {"num_generations": 0}, "algo.num_generations = 0: expected at least 1"),
+    (AlgoConfig, {"epsilon": 1.1}, "algo.epsilon = 1.1: expected 0 < epsilon <= 1"),
     (AlgoConfig, {"beta": -0.1}, "algo.beta = -0.1: expected 0 or more"),
+    (AlgoConfig, {"sync_ref_model": True}, "algo.sync_ref_model = True: expected off while algo.beta is 0"),
+    (
+        AlgoConfig,
+        {"ref_model_mixup_alpha": 0.0},
+        "algo.ref_model_mixup_alpha = 0.0: expected a share above 0",
+    ),
+    (AlgoConfig, {"ref_model_sync_steps": 0}, "algo.ref_model_sync_steps = 0: expected at least 1"),
+    (AlgoConfig, {"entropy_coef": -1.0}, "algo.entropy_coef = -1.0: expected 0 or more"),
+    (AlgoConfig, {"top_entropy_quantile": 0.0}, "algo.top_entropy_quantile = 0.0: expected a share above 0"),
+    (AlgoConfig, {"off_policy_mask_threshold": 0.0}, "algo.off_policy_mask_threshold = 0.0: expected a pos"),
+    (SkpoConfig, {"num_generations": 1}, "algo.num_generations = 1: expected at least 2"),
+    (GrpoConfig, {"num_generations": 1}, "algo.num_generations = 1: expected at least 2"),
+    (RlooConfig, {"num_generations": 1}, "algo.num_generations = 1: expected at least 2"),
+    (
+        ReinforcePpConfig,
+        {"scale_rewards": "group"},
+        "algo.scale_rewards = 'group': expected batch or batch_advantages or none, with algo.baseline = batch",
+    ),
+    (
+        NsrConfig,
+        {"scale_rewards": "batch"},
+        "algo.scale_rewards = 'batch': expected none, with algo.baseline",
+    ),
+    (GrpoConfig, {"positive_weight": -1.0}, r"algo.negative_weight = \(-1.0, 1.0\): expected 0 or more"),
+    (NsrConfig, {"negative_weight": 0.0}, r"= \(0.0, 0.0\): expected 0 or more, one of them above 0"),
+    (RlooConfig, {"epsilon_high": 0.28}, r"= \(0.2, 0.28\): expected 0.2 and none, .* it does not clip"),
+    (SapoConfig, {"epsilon": 0.1}, r"= \(0.1, None\): expected 0.2 and none, .* it does not clip"),
+    (SapoConfig, {"sapo_temperature_neg": 0.0}, r"= \(1.0, 0.0\): expected positive numbers"),
+    (
+        GrpoConfig,
+        {"sapo_temperature_pos": 2.0},
+        r"= \(2.0, 1.05\): expected 1.0 and 1.05, with algo.surrogate",
+    ),
+    (GrpoConfig, {"delta": 1.2}, "algo.delta = 1.2: expected none, or .* above 1 . epsilon_high = 1.2"),
+    (CispoConfig, {"delta": 9.0}, "algo.delta = 9.0: expected none, or with algo.surrogate = ppo"),
+    (
+        RlooConfig,
+        {"importance_sampling_level": "sequence"},
+        "algo.importance_sampling_level = 'sequence': expected token, with algo.surrogate = plain",
+    ),
+    (GrpoConfig, {"overlong_buffer": 1.0}, r"algo.overlong_buffer = 1.0: expected a share in \[0, 1\)"),
+    (
+        GrpoConfig,
+        {"overlong_penalty": 0.5},
+        "algo.overlong_penalty = 0.5: expected 1.0 while algo.overlong_b",
+    ),
+    (
+        GrpoConfig,
+        {"overlong_buffer": 0.2, "overlong_penalty": 0.0},
+        "algo.overlong_penalty = 0.0: expected a positive number",
+    ),
+    (GrpoConfig, {"dynamic_sampling": -1}, r"algo.dynamic_sampling = -1: expected 0 \(off\) or more rounds"),
+    (NsrConfig, {"dynamic_sampling": 2}, "algo.dynamic_sampling = 2: expected 0 with algo.baseline = none"),
     (
         SkpoConfig,
         {"split_low": 0.6},
@@ -182,6 +245,11 @@ def test_evaluation_may_truncate():
 def test_the_upper_clip_follows_the_lower_unless_told():
     assert AlgoConfig(epsilon=0.1).clip_high == 0.1
     assert AlgoConfig(epsilon=0.1, epsilon_high=0.28).clip_high == 0.28
+
+
+@pytest.mark.parametrize("config", [NsrConfig, ReinforcePpConfig])
+def test_an_answer_that_is_not_compared_with_siblings_may_be_alone(config: type[FamilyConfig]):
+    assert config(num_generations=1).traits["sample"] == "1 answer"
 
 
 def test_updates_per_step():

@@ -15,19 +15,19 @@ from rich.console import Console
 
 from rlkit import cli, commands
 from rlkit.algo_config import AlgoConfig, SkpoConfig
+from rlkit.algo_presets import NsrConfig
 from rlkit.algos.base import Sampling
 from rlkit.batch import TokenStats, make_minibatches
 from rlkit.config import TrainConfig
-from rlkit.errors import ConfigError
 from rlkit.rewards import VerifierPool, make_verifier
-from rlkit.types import Group, Prompt, Rollout, Score, Segment
+from rlkit.types import Credit, Group, Prompt, Rollout, Score, Segment
 from tests.models import byte_tokenizer, save_tiny_model, tiny_model
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 RUN_FILES = sorted((EXAMPLES / "runs").glob("*.toml"))
 PAPERS = [path for path in RUN_FILES if not path.stem.startswith("tiny")]
-CUSTOM = "examples/custom_algorithm.py"
+CUSTOM = "examples/custom_algorithm.py:Ngrpo"
 CHAIN = ("--data", "task:chain", "--data.pool", "8", "--reward.workers", "0")
 
 
@@ -170,70 +170,54 @@ def group(*rollouts: Rollout) -> Group:
     return Group(prompt=Prompt(id="a", token_ids=[2]), rollouts=list(rollouts))
 
 
-def made(name: str, *args: str) -> Any:
-    """An algorithm as the command line makes it."""
+def made(*args: str) -> Any:
+    """The example as the command line makes it."""
     from rlkit.build import make_algorithm
 
-    cfg = config("--algo", f"{CUSTOM}:{name}", *args)
+    cfg = config("--algo", CUSTOM, *args)
     return make_algorithm(cfg.algo, Sampling(max_completion_length=8, temperature=1.0))
 
 
-def test_leave_one_out_by_hand() -> None:
-    """Rewards 1, 0, 0.5 and one that nobody could judge: each against the mean of the other two."""
-    groups = [group(answer(1.0, 5, 1), answer(0.0, 1), answer(0.5, 6, 1), answer(None, 1))]
-    credits = made("LeaveOneOut").credit(groups, [])
-    assert [c.advantages for c in credits] == [[0.75, 0.75], [-0.75], [0.0, 0.0]]
-    assert [(c.weight, c.share) for c in credits] == [(1.0, 1.0)] * 3
-    each = made("LeaveOneOut", "--algo.per-token").credit(groups, [])
-    assert [c.weight for c in each] == [0.5, 1.0, 0.5]
+def test_ngrpo_s_advantages_are_the_paper_s() -> None:
+    """Its case of 1 right in 8: 1.76 and -0.50, where GRPO has 2.47 and -0.35; all wrong: -(1/9) / (1/3) = -1/3."""
+    eight = [1.0] + [0.0] * 7
+    algo = made("--algo.std-eps", "0")
+    credits = algo.credit(
+        [group(*(answer(v, 5, 1) for v in eight)), group(*(answer(0.0, 1) for _ in eight))], []
+    )
+    first = [c.advantages[0] for c in credits]
+    assert first[0] == pytest.approx(1.76, abs=5e-3) and first[1:8] == pytest.approx([-0.50] * 7, abs=5e-3)
+    assert first[8:] == pytest.approx([-1 / 3] * 8)
+    assert [(c.weight, c.share, c.group) for c in credits[7:9]] == [(0.5, 1.0, 0), (1.0, 1.0, 1)]
 
 
-def test_leave_one_out_s_loss_by_hand() -> None:
-    """-(0.75 (-1 - 2) + (-0.75)(-4)) / 2 answers = -0.375."""
-    algo = made("LeaveOneOut")
-    credits = algo.credit([group(answer(1.0, 5, 1), answer(0.25, 1))], [])
-    ((batch,),) = make_minibatches(credits, 1, 64, pad_id=0)
-    logp_BT = torch.tensor([[0.0, -4.0, 0.0], [0.0, -1.0, -2.0]])  # rows are sorted by length
-    stats = TokenStats(logp_BT=logp_BT, old_logp_BT=logp_BT, entropy_BT=torch.zeros(2, 3))
-    value, _ = algo.loss(batch, stats)
-    assert value.item() == pytest.approx(-(0.75 * -3 + -0.75 * -4) / 2)
-
-
-def test_nsr_by_hand() -> None:
-    """Constants, no group: an all-wrong group is pushed down, a right answer is left alone, all tokens weigh the same."""
-    groups = [group(answer(0.0, 5, 6, 1), answer(0.0, 1)), group(answer(1.0, 1), answer(None, 1))]
-    credits = made("Nsr").credit(groups, [])
-    assert [c.advantages for c in credits] == [[-1.0] * 3, [-1.0], [0.0]]
-    assert [c.group for c in credits] == [0, 0, 1]
-    ((batch,),) = make_minibatches(credits, 1, 64, pad_id=0)
-    assert batch.denominator == 5.0  # trained tokens
-    assert [c.advantages[0] for c in made("Nsr", "--algo.lambda-right", "0.1").credit(groups, [])] == [
-        -1.0,
-        -1.0,
-        0.1,
+def test_ngrpo_leaves_out_what_could_not_be_judged_and_gives_all_right_groups_nothing() -> None:
+    """1 and 0.5 beside the imagined 2: mean 7/6, so -1/6 and -2/3 over the same deviation."""
+    algo = made("--algo.max-reward", "2.0")
+    one, half = algo.credit([group(answer(1.0, 5, 1), answer(0.5, 1), answer(None, 1))], [])
+    assert half.advantages[0] == pytest.approx(4 * one.advantages[0]) and one.advantages[0] < 0
+    assert [c.advantages for c in made().credit([group(answer(1.0, 1), answer(1.0, 1))], [])] == [
+        [0.0],
+        [0.0],
     ]
 
 
-def test_nsr_stops_pushing_below_the_clip() -> None:
-    """-(min(0.9 A, 0.9 A) + min(0.5 A, 0.8 A)) / 2 with A = -1: the second token's ratio is clipped to 0.8."""
-    algo = made("Nsr")
-    ((batch,),) = make_minibatches(algo.credit([group(answer(0.0, 5, 1))], []), 1, 64, pad_id=0)
-    old_BT = torch.zeros(1, 3)
-    logp_BT = torch.tensor([[0.0, 0.9, 0.5]]).log().nan_to_num(neginf=0.0).requires_grad_()
-    value, metrics = algo.loss(
-        batch, TokenStats(logp_BT=logp_BT, old_logp_BT=old_BT, entropy_BT=torch.zeros(1, 3))
-    )
+def test_ngrpo_s_loss_by_hand() -> None:
+    """Ratios 1.3 at A > 0 and 0.8 at A < 0 are clipped to 1.24 and 0.84: no gradient; 0.9 at A < 0 pulls."""
+    credits = [
+        Credit(rollout=answer(v, 5), advantages=[a], weight=1.0, share=1.0)
+        for v, a in ((1.0, 2.0), (0.0, -1.0), (0.0, -1.0))
+    ]
+    ((batch,),) = make_minibatches(credits, 1, 64, pad_id=0)
+    old_BT = torch.zeros(3, 1)
+    logp_BT = torch.tensor([[1.3], [0.8], [0.9]]).log().requires_grad_()
+    stats = TokenStats(logp_BT=logp_BT, old_logp_BT=old_BT, entropy_BT=old_BT, num_high_entropy=3)
+    value, metrics = made().loss(batch, stats)
     value.backward()
-    assert value.item() == pytest.approx((0.9 + 0.8) / 2)
+    assert value.item() == pytest.approx(-(1.24 * 2 - 0.84 - 0.9) / 3)
     assert logp_BT.grad is not None
-    assert logp_BT.grad[0].tolist() == pytest.approx([0.0, 0.45, 0.0])
-    assert metrics["clip_ratio/low_mean"].value == 0.5
-
-
-@pytest.mark.parametrize("name", ["LeaveOneOut", "Nsr"])
-def test_a_setting_without_effect_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="no KL term"):
-        type(made(name).cfg)(beta=0.1)
+    assert logp_BT.grad[:, 0].tolist() == pytest.approx([0.0, 0.0, 0.3])
+    assert metrics["clip_ratio/region_mean"].value == pytest.approx(2 / 3)
 
 
 def test_a_resumed_run_has_the_numbers_of_one_that_never_stopped(model_folder: Path, tmp_path: Path) -> None:
@@ -256,11 +240,10 @@ def numbers(folder: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if not k.startswith(clocks)} for line in lines]
 
 
-@pytest.mark.parametrize("name", ["LeaveOneOut", "Nsr"])
-def test_a_custom_algorithm_trains(name: str, model_folder: Path, tmp_path: Path) -> None:
+def test_a_custom_algorithm_trains(model_folder: Path, tmp_path: Path) -> None:
     """Two steps, the hf sampler, a reward that random weights do get, two updates a step."""
     folder = tmp_path / "run"
-    flags = f"--algo {CUSTOM}:{name} --reward examples/custom_verifier.py:brief --sampler hf --steps 2"
+    flags = f"--algo {CUSTOM} --reward examples/custom_verifier.py:brief --sampler hf --steps 2"
     flags += " --prompts-per-step 4 --mini-batches 2 --num-generations 3 --max-completion-length 6"
     flags += " --max-prompt-length 40 --eval-prompts 2 --log.no-tensorboard --learning-rate 1e-3"
     cfg = config(*flags.split(), *CHAIN, "--model", str(model_folder), "--output-dir", str(folder))
@@ -271,7 +254,7 @@ def test_a_custom_algorithm_trains(name: str, model_folder: Path, tmp_path: Path
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     assert all(line["grad_norm"] > 0 for line in lines)
-    assert tomllib.loads((folder / "config.toml").read_text())["algo"]["name"] == f"{CUSTOM}:{name}"
+    assert tomllib.loads((folder / "config.toml").read_text())["algo"]["name"] == CUSTOM
     assert config("--config", str(folder / "config.toml")) == ready.cfg
 
 
@@ -370,7 +353,15 @@ def test_every_setting_of_a_run_file_names_its_source(path: Path) -> None:
     assert told == len(settings(tomllib.loads(path.read_text())))
 
 
-def test_the_config_of_a_custom_algorithm_is_its_own() -> None:
-    cfg = config("--config", str(EXAMPLES / "runs" / "nsr_math.toml"))
-    assert isinstance(cfg.algo, AlgoConfig) and type(cfg.algo).__name__ == "NsrConfig"
-    assert cfg.algo.lambda_right == 0.0  # type: ignore[attr-defined]
+def test_a_custom_algorithm_s_settings_are_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(f'[algo]\nname = "{CUSTOM}"\nmax_reward = 2.0\n')
+    cfg = config("--config", str(file)).algo
+    assert isinstance(cfg, AlgoConfig) and type(cfg).__name__ == "NgrpoConfig"
+    assert (cfg.max_reward, cfg.epsilon, cfg.clip_high) == (2.0, 0.16, 0.24)  # type: ignore[attr-defined]
+
+
+def test_the_papers_relatives_are_shipped() -> None:
+    """Run files of presets say their algorithm's name, and change what the paper's settings change."""
+    cfg = config("--config", str(EXAMPLES / "runs" / "nsr_math.toml")).algo
+    assert cfg == NsrConfig(entropy_coef=1e-4)

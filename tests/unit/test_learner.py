@@ -11,10 +11,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from rlkit.algo_config import AlgoConfig, SkpoConfig
-from rlkit.algo_presets import GspoNConfig
+from rlkit.algo_presets import GrpoConfig, GspoNConfig
 from rlkit.algos.base import Sampling
-from rlkit.algos.grpo import Grpo
-from rlkit.algos.gspo_n import GspoN
+from rlkit.algos.family import Family
 from rlkit.algos.skpo import Skpo
 from rlkit.batch import Batch, TokenStats, make_minibatches
 from rlkit.config import LearnerConfig
@@ -105,9 +104,9 @@ def pushed(credits: list[Credit], order: list[int]) -> list[Credit]:
 @pytest.mark.parametrize(
     "algo, make_credits",
     [
-        (Grpo(AlgoConfig(**UNCORRECTED), SAMPLING), grpo_credits),
+        (Family(GrpoConfig(**UNCORRECTED), SAMPLING), grpo_credits),
         (Skpo(SkpoConfig(**UNCORRECTED), SAMPLING), skpo_credits),
-        (GspoN(GspoNConfig(**UNCORRECTED), SAMPLING), grpo_credits),
+        (Family(GspoNConfig(**UNCORRECTED), SAMPLING), grpo_credits),
     ],
     ids=["grpo", "skpo", "gspo_n"],
 )
@@ -140,7 +139,7 @@ def test_the_gradient_does_not_depend_on_micro_batches_padding_or_order(
 
 
 def test_an_update_is_one_step_whatever_the_micro_batches() -> None:
-    algo, weights = Grpo(AlgoConfig(**UNCORRECTED), SAMPLING), []
+    algo, weights = Family(GrpoConfig(**UNCORRECTED), SAMPLING), []
     for tokens in (1, 100, 10**6):
         learner = make_learner(learning_rate=1e-3)
         report = learner.update(make_minibatches(grpo_credits(), 1, tokens, pad_id=0), algo.loss)
@@ -156,7 +155,7 @@ class Spy:
     """GRPO's loss that keeps the old and the present log-probs it was shown."""
 
     def __init__(self) -> None:
-        self.algo = Grpo(AlgoConfig(**UNCORRECTED), SAMPLING)
+        self.algo = Family(GrpoConfig(**UNCORRECTED), SAMPLING)
         self.seen: list[tuple[Batch, Tensor, Tensor]] = []
 
     def loss(self, batch: Batch, out: TokenStats) -> tuple[Tensor, Metrics]:
@@ -198,10 +197,10 @@ def test_the_sampler_enters_only_through_the_importance_correction() -> None:
     credits = grpo_credits()
     gradients = {}
     for mode in ("none", "token_truncate", "sequence_mask"):
-        cfg = AlgoConfig(**UNCORRECTED) if mode == "none" else AlgoConfig(importance_sampling_mode=mode)  # type: ignore[arg-type]
+        cfg = GrpoConfig(**UNCORRECTED) if mode == "none" else GrpoConfig(importance_sampling_mode=mode)  # type: ignore[arg-type]
         learner = make_learner(algo=cfg)
         (mini,) = make_minibatches(credits, 1, 10**6, pad_id=0)
-        _, metrics = learner._accumulate(mini[0], _First(), Grpo(cfg, SAMPLING).loss)
+        _, metrics = learner._accumulate(mini[0], _First(), Family(cfg, SAMPLING).loss)
         gradients[mode] = torch.cat([p.grad.flatten() for p in learner.model.parameters()])  # type: ignore[union-attr]
         name = "sampling/importance_sampling_ratio/max"
         assert (name in metrics) == (mode != "none")
@@ -220,16 +219,16 @@ def test_the_correction_weighs_the_policy_term_and_not_the_penalty() -> None:
     credit = Credit(
         rollout=rollout([5, 6], logprobs=[-50.0, -50.0]), advantages=[1.0, 1.0], weight=0.5, share=1.0
     )
-    cfg = AlgoConfig(beta=0.1)
+    cfg = GrpoConfig(beta=0.1)
     learner = make_learner(algo=cfg, reference=tiny_model(seed=1))
     ((batch,),) = make_minibatches([credit], 1, 64, pad_id=0)
-    loss, metrics = learner._accumulate(batch, _First(), Grpo(cfg, SAMPLING).loss)
+    loss, metrics = learner._accumulate(batch, _First(), Family(cfg, SAMPLING).loss)
     assert metrics["sampling/importance_sampling_ratio/max"].value == 0.0
     assert loss == pytest.approx(0.1 * metrics["kl"].value, rel=1e-6) and loss > 0
 
 
 def test_the_penalty_pulls_to_the_reference_by_k3() -> None:
-    cfg = AlgoConfig(beta=0.04, **UNCORRECTED)
+    cfg = GrpoConfig(beta=0.04, **UNCORRECTED)
     credits = grpo_credits()
     reference = tiny_model(seed=1)
     learner = make_learner(algo=cfg, reference=reference)
@@ -240,7 +239,7 @@ def test_the_penalty_pulls_to_the_reference_by_k3() -> None:
         for x, y in zip(now, then, strict=True)
     ]
     weights = {n: p.clone() for n, p in reference.named_parameters()}
-    report = learner.update(make_minibatches(credits, 1, 100, pad_id=0), Grpo(cfg, SAMPLING).loss)
+    report = learner.update(make_minibatches(credits, 1, 100, pad_id=0), Family(cfg, SAMPLING).loss)
     tokens = [v for row in k3 for v in row]
     assert report.metrics["kl"] == pytest.approx(sum(tokens) / len(tokens), rel=1e-3)
     policy = -sum(c.advantages[0] for c in credits) / 16  # every ratio is 1
@@ -302,7 +301,7 @@ def test_decay_shrinks_matrices_and_leaves_biases_and_norms() -> None:
 
 
 def test_gradient_checkpointing_gives_the_same_gradient_and_leaves_the_config(tmp_path: Path) -> None:
-    loss = Grpo(AlgoConfig(**UNCORRECTED), SAMPLING).loss
+    loss = Family(GrpoConfig(**UNCORRECTED), SAMPLING).loss
     (mini,) = make_minibatches(grpo_credits(), 1, 10**6, pad_id=0)
     plain = gradient_of(make_learner(), mini, loss)
     learner = make_learner(gradient_checkpointing=True)
@@ -354,7 +353,7 @@ def test_a_step_in_which_nothing_was_judged_changes_nothing() -> None:
 def test_metrics_do_not_depend_on_micro_batches() -> None:
     reports = [
         make_learner(algo=AlgoConfig()).update(
-            make_minibatches(grpo_credits(), 1, tokens, pad_id=0), Grpo(AlgoConfig(), SAMPLING).loss
+            make_minibatches(grpo_credits(), 1, tokens, pad_id=0), Family(GrpoConfig(), SAMPLING).loss
         )
         for tokens in (1, 10**6)
     ]
@@ -364,7 +363,7 @@ def test_metrics_do_not_depend_on_micro_batches() -> None:
 
 
 def test_optimizer_state_goes_through_tensors_and_back() -> None:
-    algo = Grpo(AlgoConfig(**UNCORRECTED), SAMPLING)
+    algo = Family(GrpoConfig(**UNCORRECTED), SAMPLING)
     minis = make_minibatches(grpo_credits(), 1, 10**6, pad_id=0)
     learner = make_learner()
     learner.update(minis, algo.loss)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from rlkit import commands
-from rlkit.algo_config import ALGO_CONFIGS
+from rlkit.algo_presets import ALGO_CONFIGS
 from rlkit.analysis.store import read_metrics, read_rollouts
 from rlkit.config import (
     DataConfig,
