@@ -230,6 +230,49 @@ def load_model(folder: Path, cfg: ModelConfig) -> Any:
     return model
 
 
+def learning_rates(cfg: TrainConfig, place: "ModelPlace") -> list[str]:
+    """The table of parameter groups before any weight loads; empty when all weights learn alike, or when neither this machine
+    nor the hub has the model's config.json.
+
+    Raises ConfigError for a pattern that no weight of the model takes, and for an optimizer that is not installed.
+    """
+    from rlkit.learner import optim
+
+    learner = cfg.learner
+    optim.require_optimizer(learner.optimizer)
+    if not (learner.lr_multipliers or learner.weight_decay):
+        return []
+    model = _empty_model(place)
+    if model is None:
+        return []
+    shapes = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
+    groups = optim.make_groups(shapes, learner.multipliers, learner.weight_decay)
+    return optim.table(groups, learner.learning_rate or 0.0)
+
+
+def _empty_model(place: "ModelPlace") -> Any:
+    """The model without memory for its weights; None without its config.json."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from rlkit.models import hub_silence
+    from rlkit.tiny import make_config, make_tokenizer
+
+    trust = place.trust_remote_code
+    if place.kind == "tiny":
+        config: Any = make_config(make_tokenizer())
+    else:
+        local = place.kind == "folder" or hub_silence() is not None
+        try:
+            config = AutoConfig.from_pretrained(
+                place.path, revision=place.revision or "main", trust_remote_code=trust, local_files_only=local
+            )
+        except (OSError, ValueError):  # the tokenizer's loading tells it better
+            return None
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+
+
 def tiny_folder(task: Task, console: "Console", seed: int = 0) -> Path:
     """The embedded model warm-started on `task`, built once into the user's cache: same recipe, same folder."""
     import hashlib

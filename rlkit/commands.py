@@ -120,6 +120,7 @@ def prepare(cfg: TrainConfig) -> "tuple[Plan, Ready | None]":
             verifier=lambda prompt, text: judges.score([(prompt, text)])[0],
             decode=None if tokenizer is None else tokenizer.decode,
             tokenizer_problem=problem,
+            learning_rates=build.learning_rates(cfg, place),
         )
     if not told.ready or data is None:
         return told, None

@@ -4,6 +4,7 @@ The same classes are the flags (`--learner.learning-rate 1e-4`), the TOML file (
 and the `config.toml` of a run folder. Names are TRL's where TRL has one. Only the standard library is imported here.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -143,8 +144,12 @@ class SamplerConfig:
 class LearnerConfig:
     """The optimizer and the forward pass. AdamW with TRL's defaults; a paper's own are in its run file (examples/runs/)."""
 
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adamw_torch_8bit"] = "adamw"
+    """`adamw`: torch's, in float32; `adamw_8bit` and `paged_adamw_8bit` come with bitsandbytes, `adamw_torch_8bit` with torchao."""
     learning_rate: float | None = None
     """Peak learning rate; none: 1e-4 for `tiny`, 1e-6 for anything else."""
+    lr_multipliers: str = ""
+    """Factors of the learning rate by name of weights, as `v_proj=4,lm_head=0.1`; of several that fit the last one counts."""
     warmup_steps: int = 0
     """Optimizer steps of linear warm-up, then constant."""
     weight_decay: float = 0.0
@@ -171,12 +176,38 @@ class LearnerConfig:
     def __post_init__(self) -> None:
         rate = self.learning_rate
         require(rate is None or rate > 0, "learner.learning_rate", rate, "a positive number")
+        require(
+            all(factor > 0 for factor in self.multipliers.values()),
+            "learner.lr_multipliers",
+            self.lr_multipliers,
+            "factors above 0",
+        )
         require(self.warmup_steps >= 0, "learner.warmup_steps", self.warmup_steps, "0 or more")
         require(self.max_grad_norm > 0, "learner.max_grad_norm", self.max_grad_norm, "a positive number")
         require(
             self.micro_batch_tokens > 0, "learner.micro_batch_tokens", self.micro_batch_tokens, "at least 1"
         )
         require(self.logits_chunk > 0, "learner.logits_chunk", self.logits_chunk, "at least 1")
+
+    @property
+    def multipliers(self) -> dict[str, float]:
+        """`lr_multipliers` as pattern -> factor, in their order. Raises ConfigError.
+
+        >>> LearnerConfig(lr_multipliers="v_proj=4, lm_head=0.1").multipliers
+        {'v_proj': 4.0, 'lm_head': 0.1}
+        """
+        found: dict[str, float] = {}
+        for word in self.lr_multipliers.replace(",", " ").split():
+            pattern, _, factor = word.partition("=")
+            try:
+                value = float(factor)
+            except ValueError:
+                value = math.nan
+            expected = "NAME=FACTOR, separated by commas, as v_proj=4,lm_head=0.1"
+            require(pattern != "" and math.isfinite(value), "learner.lr_multipliers", word, expected)
+            require(pattern not in found, "learner.lr_multipliers", word, f"{pattern} once")
+            found[pattern] = value
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

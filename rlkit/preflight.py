@@ -67,6 +67,7 @@ def plan(
     verifier: Verifier | None = None,
     decode: Callable[[list[int]], str] | None = None,
     tokenizer_problem: str | None = None,
+    learning_rates: Sequence[str] = (),
     machine: memory.Machine | None = None,
 ) -> Plan:
     """Everything that can be told before a weight is loaded.
@@ -77,6 +78,7 @@ def plan(
     verifier: None shows no scored gold answer
     decode: token ids -> text, for SKPO's [s, q]
     tokenizer_problem: the sentence why there is no tokenizer; then prompts need no token ids, and the plan is not ready
+    learning_rates: the table of parameter groups; none when all weights learn alike
     """
     machine = machine or memory.this_machine(cfg.output_dir)
     problems, warnings, notes = [], [], []
@@ -87,6 +89,7 @@ def plan(
     sections = [
         Section(title="Model", lines=tuple(model_lines)),
         Section(title="Batch", lines=tuple(batch_lines)),
+        Section(title="Learning rates", lines=tuple(learning_rates)),
     ]
     if place.shape is None:
         notes.append(

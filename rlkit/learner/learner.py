@@ -25,6 +25,7 @@ from rlkit.types import Credit, Rollout
 
 from .attention import can_pack
 from .correction import importance_weights
+from .optim import load_state_tensors, make_groups, make_optimizer, set_rate, state_tensors
 from .policy import Policy
 
 if TYPE_CHECKING:
@@ -99,15 +100,13 @@ class Learner:
                 module.attention_dropout = 0.0  # transformers hands it to a function, not to a module
         if cfg.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        optimizer = torch.optim.AdamW(
-            _parameter_groups(model, cfg.weight_decay),
-            lr=learning_rate,
-            betas=(cfg.adam_beta1, cfg.adam_beta2),
-        )
         self.model = model.train()
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.groups = make_groups({n: p.shape for n, p in trained.items()}, cfg.multipliers, cfg.weight_decay)
+        self.optimizer = make_optimizer(self.groups, trained, cfg, learning_rate)
         self.why_padded = can_pack(model) if cfg.packing else "asked for"
         self.layout: Layout = "padded" if self.why_padded else "shared" if cfg.share_prefixes else "packed"
-        self.policy, self.optimizer = self.accelerator.prepare(self._policy(model), optimizer)
+        self.policy = self.accelerator.prepare(self._policy(model))
         self.reference: Policy | None = None
         if reference is not None:
             frozen = self._policy(reference).eval().requires_grad_(False)
@@ -264,8 +263,7 @@ class Learner:
                 "Lower --learner.learning-rate, or resume from the last checkpoint"
             )
         rate = self.learning_rate * min(1.0, (self.updates + 1) / max(1, self.cfg.warmup_steps))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.updates += 1
@@ -283,34 +281,10 @@ class Learner:
         self.model.save_pretrained(folder)
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """AdamW's state as `NAME|field` -> tensor, for safetensors."""
-        names = {id(p): n for n, p in self.model.named_parameters()}
-        state = self.optimizer.state
-        return {
-            f"{names[id(p)]}|{key}": torch.as_tensor(value).contiguous()
-            for p, fields in state.items()
-            for key, value in fields.items()
-        }
+        """The optimizer's state as `NAME|field` -> tensor, for safetensors."""
+        return state_tensors(self.optimizer, {id(p): n for n, p in self.model.named_parameters()})
 
     def load_optimizer_tensors(self, tensors: Mapping[str, Tensor], updates: int) -> None:
         """Take back what `optimizer_tensors` gave. Raises RunError when it belongs to another model."""
-        parameters = dict(self.model.named_parameters())
-        for key, value in tensors.items():
-            name, _, field = key.rpartition("|")
-            known = parameters.get(name)
-            if known is None or (value.ndim and value.shape != known.shape):
-                raise RunError(
-                    f"optimizer state: {key} of shape {tuple(value.shape)} does not fit this model"
-                )
-            # AdamW keeps its step counter on the CPU and its moments beside the weights.
-            self.optimizer.state[known][field] = value.to(known.device) if value.ndim else value.clone()
+        load_state_tensors(self.optimizer, dict(self.model.named_parameters()), tensors)
         self.updates = updates
-
-
-def _parameter_groups(model: "PreTrainedModel", weight_decay: float) -> list[dict[str, Any]]:
-    """Decay on matrices, none on biases and norms."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
