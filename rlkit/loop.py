@@ -3,6 +3,7 @@
     data.take            -> prompts     (the algorithm may weigh them)
     algo.collect         -> groups      (the sampler writes)
     judge                -> groups      (with verdicts)
+    algo.select          -> groups      (those worth training on; too few: these four again, for algo.rounds rounds)
     algo.credit          -> credits     (numbers beside the tokens)
     learner.minibatches  -> tensors
     learner.update       -> report      (one optimizer step per mini-batch)
@@ -17,6 +18,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -96,17 +98,11 @@ def train(
     with _ctrl_c(view) as asked_to_stop:
         while step < cfg.steps and (cfg.token_budget is None or sampled < cfg.token_budget):
             step, clock = step + 1, _Clock(view)
-            version = learner.updates
-            with clock("data"):
-                prompts = data.take(cfg.prompts_per_step, algo.prompt_weights)
-            with clock("sample"):
-                ask = _Counted(sampler)
-                groups = algo.collect(prompts, ask.sample, seed_of(cfg.seed, "step", step))
-                sampler.rest()
-            with clock("verify"):
-                groups = judge(groups)
+            version, ask = learner.updates, _Counted(sampler)
+            drawn = _sample(cfg, step, data, ask, judge, algo, clock)
+            sampler.rest()
             with clock("credit"):
-                credits = algo.credit(groups, learner.logprobs(algo.rescore(groups)))
+                credits = algo.credit(drawn.kept, learner.logprobs(algo.rescore(drawn.kept)))
                 minibatches = learner.minibatches(credits, cfg.mini_batches)
             with clock("train"):
                 report = learner.update(minibatches, algo.loss)
@@ -115,7 +111,8 @@ def train(
             sampled += ask.tokens
             metrics = {
                 **report.metrics,
-                **rollout_metrics([leaf for g in groups for leaf in leaves_of(g)], version),
+                **rollout_metrics([leaf for g in drawn.groups for leaf in leaves_of(g)], version),
+                **drawn.metrics(),
                 **algo.metrics(),
                 "num_tokens": float(sampled),
                 "trained_tokens": float(report.trained_tokens),
@@ -132,10 +129,10 @@ def train(
             if due:
                 store.write_metrics(step, metrics)
             if cfg.log.rollouts:
-                store.write_rollouts(step, groups, credits)
+                store.write_rollouts(step, drawn.groups, credits)
             view.step(step, metrics)
             if cfg.log.show_every and step % cfg.log.show_every == 0:
-                view.sample(step, groups)
+                view.sample(step, drawn.groups)
             stop = asked_to_stop()
             if last or stop or (cfg.log.save_every and step % cfg.log.save_every == 0):
                 position = here()
@@ -143,6 +140,49 @@ def train(
             if stop and not last:
                 raise Stopped(step)
     return here()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Drawn:
+    """What a step has sampled.
+
+    >>> _Drawn(groups=[], kept=[], rounds=1).metrics()
+    {'groups/prompts': 0.0, 'groups/kept': 0.0, 'groups/rounds': 1.0}
+    """
+
+    groups: list[Group]
+    """One for each prompt drawn, with verdicts."""
+    kept: list[Group]
+    """What is trained on."""
+    rounds: int
+
+    def metrics(self) -> dict[str, float]:
+        counts = {"prompts": len(self.groups), "kept": len(self.kept), "rounds": self.rounds}
+        return {f"groups/{name}": float(count) for name, count in counts.items()}
+
+
+def _sample(
+    cfg: TrainConfig, step: int, data: Data, ask: "_Counted", judge: Judge, algo: Algorithm, clock: "_Clock"
+) -> _Drawn:
+    """Rounds of prompts, answers and verdicts, until enough groups are kept or no round is left.
+
+    Every round asks for the prompts still missing, with a seed of its own.
+    """
+    groups: list[Group] = []
+    kept: list[Group] = []
+    rounds = 0
+    while len(kept) < cfg.prompts_per_step and rounds < algo.rounds:
+        with clock("data"):
+            prompts = data.take(cfg.prompts_per_step - len(kept), algo.prompt_weights)
+        with clock("sample"):
+            seed = seed_of(cfg.seed, "step", step, *(["round", rounds] if rounds else []))
+            written = algo.collect(prompts, ask.sample, seed)
+        with clock("verify"):
+            verified = judge(written, groups)
+        groups += verified
+        kept += algo.select(verified)
+        rounds += 1
+    return _Drawn(groups=groups, kept=kept, rounds=rounds)
 
 
 class _Counted:
@@ -158,7 +198,7 @@ class _Counted:
 
 
 class _Clock:
-    """Seconds of each phase of a step; the view is told what is going on."""
+    """Seconds of each phase of a step, all its rounds together; the view is told what is going on."""
 
     def __init__(self, view: View) -> None:
         self.view = view
@@ -170,7 +210,7 @@ class _Clock:
         self.view.phase(phase)
         began = time.perf_counter()
         yield
-        self.phases[phase] = time.perf_counter() - began
+        self.phases[phase] = self.phases.get(phase, 0.0) + time.perf_counter() - began
 
     def metrics(self, tokens: int) -> dict[str, float]:
         total = time.perf_counter() - self.began

@@ -195,7 +195,8 @@ Sample = Callable[[Sequence[Request]], list[list[Rollout]]]
 """One list of n rollouts per request, in the order of the requests."""
 
 State = dict[str, Any]
-"""JSON values only: what an object must keep across a restart."""
+"""What an object must keep across a restart: JSON values, and for algorithms torch tensors as values of its dictionaries
+(rlkit/checkpoint.py keeps those bit for bit; thousands of numbers belong in one)."""
 
 
 class Sampler(Protocol):

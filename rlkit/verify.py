@@ -21,18 +21,19 @@ class Judge:
 
     max_error_share: raise RolloutError when a larger share of the verdicts of one call are errors
 
-    Also raises RolloutError when not one of them is a score: a mean of nothing would read as 0.
+    Also raises RolloutError when not one of them is a score: a mean of nothing would read as 0. Groups that a step judged
+    earlier, `before`, count with the call: its last round may be a single prompt.
     """
 
     def __init__(self, scorer: Scorer, decode: Decode, max_error_share: float) -> None:
         self.scorer, self.decode, self.max_error_share = scorer, decode, max_error_share
 
-    def __call__(self, groups: Sequence[Group]) -> list[Group]:
+    def __call__(self, groups: Sequence[Group], before: Sequence[Group] = ()) -> list[Group]:
         groups = [_decoded(g, self.decode) for g in groups]
-        leaves = [leaf for group in groups for leaf in leaves_of(group)]
-        items = [(leaf.prompt, r.text or "") for leaf in leaves for r in leaf.rollouts]
+        items = [(prompt, r.text or "") for g in groups for prompt, r in _answers(g)]
         scores = self.scorer.score(items)
-        self._check(items, scores)
+        known = [(p, r.text or "", r.score) for g in before for p, r in _answers(g) if r.score]
+        self._check([*items, *((p, text) for p, text, _ in known)], [*scores, *(s for *_, s in known)])
         verdicts = iter(scores)
         return [_with_scores(g, lambda: next(verdicts)) for g in groups]
 
@@ -55,6 +56,10 @@ class Judge:
 def leaves_of(group: Group) -> list[Group]:
     """The groups whose rollouts are answers: those without children."""
     return [leaf for child in group.children for leaf in leaves_of(child)] if group.children else [group]
+
+
+def _answers(group: Group) -> list[tuple[Prompt, Rollout]]:
+    return [(leaf.prompt, r) for leaf in leaves_of(group) for r in leaf.rollouts]
 
 
 def _decoded(group: Group, decode: Decode) -> Group:

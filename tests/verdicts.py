@@ -27,6 +27,17 @@ class Checksum:
         return Score(number % 5 / 4, reason=f"checksum {number}", parts={"checksum": number % 5 / 4})
 
 
+@dataclass(frozen=True)
+class Uneven:
+    """Right or wrong; a third of the prompts are too easy, and a third too hard."""
+
+    def __call__(self, prompt: Prompt, text: str) -> Score:
+        _interfere()
+        difficulty = zlib.crc32(prompt.id.encode()) % 3
+        toss = zlib.crc32(f"{prompt.id} {text}".encode()) % 2
+        return Score([1.0, 0.0, float(toss)][difficulty])
+
+
 def _interfere() -> None:
     held = os.environ.get(HOLD)
     if held and (Path(held) / "checkpoints" / "step-000002").exists():

@@ -28,14 +28,23 @@ class Sampling:
 class Algorithm(Protocol):
     """What to sample, whom to credit, what to minimise; and what must survive a restart.
 
-    One step of the loop calls, in this order: prompt_weights, collect, (verification), rescore, credit, and loss for
-    every micro-batch.
+    One step of the loop calls, in this order: prompt_weights, collect, (verification), select, and these again while too
+    few groups are kept and rounds are left; then rescore and credit with the kept groups, and loss for every micro-batch.
     """
 
     def __init__(self, cfg: AlgoConfig, sampling: Sampling) -> None: ...
 
     def collect(self, prompts: Sequence[Prompt], sample: Sample, seed: int) -> list[Group]:
         """One group per prompt. `seed` is new in every step; all randomness comes from it."""
+        ...
+
+    @property
+    def rounds(self) -> int:
+        """How often a step may sample: the first time, and then to replace groups that `select` left out."""
+        ...
+
+    def select(self, groups: Sequence[Group]) -> list[Group]:
+        """Those of the verified groups of one round that are worth training on, in their order."""
         ...
 
     def credit(self, groups: Sequence[Group], rescored: Sequence[Sequence[float]]) -> list[Credit]:
@@ -61,12 +70,25 @@ class Algorithm(Protocol):
         """Numbers of the last `collect` and `credit`."""
         ...
 
-    def state_dict(self) -> State: ...
+    def state_dict(self) -> State:
+        """JSON values, and torch tensors as values of its dictionaries."""
+        ...
 
     def load_state_dict(self, state: State) -> None: ...
 
 
-class Stateless:
+class KeepsAll:
+    """The answers of an algorithm that samples once per step and trains on every group."""
+
+    @property
+    def rounds(self) -> int:
+        return 1
+
+    def select(self, groups: Sequence[Group]) -> list[Group]:
+        return list(groups)
+
+
+class Stateless(KeepsAll):
     """The answers of an algorithm that remembers nothing and takes prompts as they come."""
 
     def prompt_weights(self, ids: Sequence[str]) -> list[float] | None:

@@ -18,6 +18,7 @@ from rlkit.algos.base import Sampling, Stateless
 from rlkit.algos.groups import collect_groups, judged, weights_and_shares
 from rlkit.algos.objective import Shape, objective
 from rlkit.algos.ops import centred, overlong_punishment, scaled
+from rlkit.algos.selection import with_spread
 from rlkit.batch import Batch, TokenStats
 from rlkit.metrics import Metrics
 from rlkit.types import Credit, Group, Prompt, Rollout, Sample
@@ -44,6 +45,13 @@ class Family(Stateless):
 
     def collect(self, prompts: Sequence[Prompt], sample: Sample, seed: int) -> list[Group]:
         return collect_groups(prompts, sample, seed, self.cfg.num_generations, self.sampling)
+
+    @property
+    def rounds(self) -> int:
+        return 1 + self.cfg.dynamic_sampling
+
+    def select(self, groups: Sequence[Group]) -> list[Group]:
+        return with_spread(groups) if self.cfg.dynamic_sampling else list(groups)
 
     def credit(self, groups: Sequence[Group], rescored: Sequence[Sequence[float]]) -> list[Credit]:
         members = [judged(group) for group in groups]

@@ -23,7 +23,7 @@ from typing import cast
 from torch import Tensor
 
 from rlkit.algo_config import AlgoConfig, SkpoConfig
-from rlkit.algos.base import Sampling
+from rlkit.algos.base import KeepsAll, Sampling
 from rlkit.algos.groups import judged
 from rlkit.algos.objective import Shape, objective
 from rlkit.algos.ops import group_advantages, masked_tally, seed_of, standard_deviation
@@ -90,7 +90,7 @@ def skip_prompt(prompt: Prompt, segment: Rollout, cfg: SkpoConfig) -> tuple[list
     return [*head, *written, *tail], segments
 
 
-class Skpo:
+class Skpo(KeepsAll):
     """SKPO whole: rollouts in two phases, two objectives, one tracker; its four ablations are options."""
 
     def __init__(self, cfg: AlgoConfig, sampling: Sampling) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from rlkit import commands
+from rlkit import build, commands, loop
 from rlkit.algo_presets import ALGO_CONFIGS
+from rlkit.algos.base import Sampling
+from rlkit.algos.ops import seed_of
 from rlkit.analysis.store import read_metrics, read_rollouts
 from rlkit.config import (
     DataConfig,
@@ -30,13 +33,25 @@ from rlkit.config import (
     TrainConfig,
 )
 from rlkit.errors import RlkitError, RolloutError
+from rlkit.samplers.scripted import Answer, ScriptedSampler
+from rlkit.types import Prompt, Score
+from rlkit.verify import Judge
 from tests import verdicts
 from tests.models import save_tiny_model
+from tests.rollouts import question
 
 ROOT = Path(__file__).parents[2]
 CLOCK = ("timing_s/", "step_time", "tokens_per_second")
 """Metrics that a clock makes: the only ones that two equal runs do not share."""
 QUIET = Console(quiet=True)
+OWN: dict[str, dict[str, Any]] = {
+    "dapo": {
+        "algo_changes": {"dynamic_sampling": 3},
+        "data": DataConfig(name="task:chain", pool=24),
+        "reward": RewardConfig(name="tests.verdicts:Uneven", workers=0),
+    }
+}
+"""What an algorithm's runs have of their own."""
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +63,7 @@ def config(model: Path, folder: Path, algo: str = "grpo", **changes: Any) -> Tra
     """4 steps of 4 prompts x 4 answers of at most 8 tokens, from a pool of 6; two updates a step, two checkpoints, evaluations."""
     log = {"save_every": 2, "eval_every": 2, "eval_prompts": 3, "show_every": 0, "tensorboard": False}
     log |= changes.pop("log", {})
+    changes = {**OWN.get(algo, {}), **changes}
     algo_changes = {"num_generations": 4, **changes.pop("algo_changes", {})}
     return TrainConfig(
         **{
@@ -145,6 +161,7 @@ def test_another_seed_is_another_run(whole: tuple[str, Path], model: Path, tmp_p
     assert facts(tmp_path, range(1, 2))["rollouts"][0] != facts(whole[1])["rollouts"][0]
 
 
+@pytest.mark.parametrize("whole", ["grpo", "gspo_n", "skpo", "dapo"], indirect=True)
 def test_two_steps_and_a_resume_are_the_run_that_never_stopped(
     whole: tuple[str, Path], model: Path, tmp_path: Path
 ) -> None:
@@ -153,6 +170,92 @@ def test_two_steps_and_a_resume_are_the_run_that_never_stopped(
     outcome = run(config(model, tmp_path, algo), resume=True)
     assert (outcome.steps, outcome.before) == (4, None)
     assert_equal_runs(folder, tmp_path)
+
+
+@pytest.mark.parametrize("whole", ["dapo"], indirect=True)
+def test_groups_of_equal_scores_are_replaced_while_rounds_are_left(whole: tuple[str, Path]) -> None:
+    """Every step is played again from its stored rollouts."""
+    all_rounds = []
+    for step, line in zip(range(1, 5), read_metrics(whole[1]), strict=True):
+        rows = read_rollouts(whole[1], step)
+        groups = [rows[i : i + 4] for i in range(0, len(rows), 4)]
+        assert all(len({r["prompt_id"] for r in group}) == 1 for group in groups)
+        spread = [len({r["score"] for r in group}) > 1 for group in groups]
+        drawn, kept, rounds = 0, 0, 0
+        while kept < 4 and rounds < 4:
+            missing = 4 - kept
+            kept += sum(spread[drawn : drawn + missing])
+            drawn, rounds = drawn + missing, rounds + 1
+        assert drawn == len(groups)  # as many as were missing, round by round
+        assert [line[f"groups/{name}"] for name in ("prompts", "kept", "rounds")] == [drawn, kept, rounds]
+        trained = [any(r["advantages"] is not None for r in group) for group in groups]
+        assert trained == spread
+        assert line["reward"] == pytest.approx(sum(r["score"] for r in rows) / len(rows))
+        all_rounds.append(rounds)
+    assert max(all_rounds) > 1
+
+
+def test_every_round_has_seeds_of_its_own_and_the_first_keeps_the_step_s(model: Path, tmp_path: Path) -> None:
+    cfg = config(model, tmp_path, "dapo")
+
+    def first_seeds(dynamic_sampling: int) -> list[list[int]]:
+        algo = build.make_algorithm(
+            replace(cfg.algo, dynamic_sampling=dynamic_sampling),
+            Sampling(max_completion_length=8, temperature=1.0),
+        )
+        sampler = ScriptedSampler(lambda request, i: Answer([1]), stop_ids=[1])
+        judge = Judge(AllRight(), lambda ids: "", max_error_share=0.0)
+        drawn = loop._sample(cfg, 7, Endless(), loop._Counted(sampler), judge, algo, loop._Clock(Silent()))
+        assert (len(drawn.groups), drawn.rounds) == (len(sampler.requests), dynamic_sampling + 1)
+        seeds = [r.seed for r in sampler.requests]
+        assert len(set(seeds)) == len(seeds)
+        return [seeds[i : i + 4] for i in range(0, len(seeds), 4)]
+
+    assert first_seeds(2)[0] == first_seeds(0)[0] == [seed_of(seed_of(5, "step", 7), i) for i in range(4)]
+
+
+class Endless:
+    """Data of ever new questions."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def take(self, n: int, weights: object) -> list[Prompt]:
+        self.taken += n
+        return [question(str(i)) for i in range(self.taken - n, self.taken)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+
+class AllRight:
+    """A scorer."""
+
+    def score(self, items: Sequence[tuple[Prompt, str]]) -> list[Score]:
+        return [Score(1.0)] * len(items)
+
+
+class Silent:
+    """A view."""
+
+    def phase(self, name: str) -> None: ...
+    def step(self, step: int, metrics: object) -> None: ...
+    def sample(self, step: int, groups: object) -> None: ...
+    def say(self, sentence: str) -> None: ...
+
+
+def test_a_step_whose_groups_all_have_equal_scores_trains_nothing_and_goes_on(
+    model: Path, tmp_path: Path
+) -> None:
+    reward = RewardConfig(name="tests.unit.test_loop:right", workers=0)
+    cfg = config(model, tmp_path, "dapo", reward=reward, steps=2, log={"eval_every": 0})
+    run(cfg)
+    lines = read_metrics(tmp_path)
+    assert [(m["groups/kept"], m["groups/rounds"], m["groups/prompts"]) for m in lines] == [(0, 4, 16)] * 2
+    assert [m["trained_tokens"] for m in lines] == [0, 0]
+    before = load_file(model / "model.safetensors")
+    after = load_file(tmp_path / "checkpoints" / "step-000002" / "model.safetensors")
+    assert all(torch.equal(before[n], after[n]) for n in before)
 
 
 @pytest.mark.slow
@@ -275,3 +378,7 @@ def test_a_verifier_that_mostly_fails_stops_the_run(model: Path, tmp_path: Path)
 
 def broken(prompt: object, text: str) -> None:
     raise ValueError("not today")
+
+
+def right(prompt: object, text: str) -> float:
+    return 1.0
