@@ -67,7 +67,7 @@ FLAGS = [
     Bad(
         "unknown algorithm",
         "rlkit train --algo gropo",
-        "--algo: algorithm 'gropo' is not known; did you mean 'grpo'? Known: grpo, grpo_n, gspo_n, skpo; or your own file.py:attr",
+        "--algo: algorithm 'gropo' is not known; did you mean 'grpo'? Known: bnpo, ..., w_reinforce; or your own file.py:attr",
     ),
     Bad(
         "unknown task",
@@ -117,7 +117,7 @@ FLAGS = [
     Bad(
         "unknown key in TOML",
         "rlkit train --config key.toml",
-        "key.toml, [algo]: setting 'epsilom' is not known; did you mean 'epsilon'? Known: beta, epsilon, epsilon_high, importance_sampling_clip_max, importance_sampling_correction, importance_sampling_mode, name, num_generations, scale_rewards, scale_std, std_eps",
+        "key.toml, [algo]: setting 'epsilom' is not known; did you mean 'epsilon'? Known: baseline, ..., use_bias_correction_kl",
     ),
     Bad(
         "value of the wrong type in TOML",

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from rlkit import __version__, cli
-from rlkit.algo_config import ALGO_CONFIGS, AlgoConfig
+from rlkit.algo_config import AlgoConfig, FamilyConfig
+from rlkit.algo_presets import ALGO_CONFIGS
 from rlkit.config import EvalConfig, SftConfig, TrainConfig
 from rlkit.errors import RlkitError
 
@@ -125,28 +126,42 @@ def same(written: str, value: object) -> bool:
     return written == str(value)
 
 
-@pytest.mark.parametrize("algo", ALGO_CONFIGS)
-def test_every_default_is_documented_as_it_is(algo: str) -> None:
-    config, table = ALGO_CONFIGS[algo](), documented(algo)
-    shared = {f.name: f.default for f in fields(AlgoConfig)}
-    own = {
-        f.name: getattr(config, f.name)
-        for f in fields(config)
-        if f.name != "name" and (algo == "grpo" or shared.get(f.name, ...) != getattr(config, f.name))
-    }
-    assert not own.keys() - table.keys(), "a setting without its source in docs/papers.md"
-    wrong = [n for n, written in table.items() if not same(written, getattr(config, n))]
+def defaults(kind: type[AlgoConfig]) -> dict[str, object]:
+    return {f.name: getattr(kind(), f.name) for f in fields(kind) if f.name != "name"}
+
+
+def settings(config: type[AlgoConfig]) -> dict[str, object]:
+    """The defaults that a config does not share with what it is a kind of."""
+    if config is AlgoConfig:
+        return defaults(config)
+    family = issubclass(config, FamilyConfig) and config is not FamilyConfig
+    shared = defaults(FamilyConfig if family else AlgoConfig)
+    return {name: value for name, value in defaults(config).items() if shared.get(name, ...) != value}
+
+
+KINDS = {"AlgoConfig": AlgoConfig, "FamilyConfig": FamilyConfig, **ALGO_CONFIGS}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_default_is_documented_as_it_is(name: str) -> None:
+    config, table = KINDS[name], documented(name)
+    assert not settings(config).keys() - table.keys(), "a setting without its source in docs/papers.md"
+    wrong = [n for n, written in table.items() if not same(written, getattr(config(), n))]
     assert not wrong, "a default that is not the code's"
 
 
-def test_every_algorithm_has_its_paper() -> None:
-    text = (ROOT / "docs" / "papers.md").read_text()
-    for algo in ALGO_CONFIGS:
-        assert f"`--algo {algo}`" in text or f"`{algo}`" in text
-        module = (ROOT / "rlkit" / "algos" / f"{algo}.py").read_text()
-        assert set(re.findall(r"arXiv:[\d.]+\d", module.partition('"""')[2].partition('"""')[0])) <= set(
-            re.findall(r"arXiv:[\d.]+\d", text)
-        )
+def test_a_default_without_its_source_would_be_noticed() -> None:
+    assert settings(ALGO_CONFIGS["gspo"]).keys() == {"importance_sampling_level", "epsilon", "epsilon_high"}
+    assert settings(ALGO_CONFIGS["grpo"]) == {} == documented("grpo")
+    assert len(settings(FamilyConfig)) == len(fields(FamilyConfig)) - len(fields(AlgoConfig))
+
+
+@pytest.mark.parametrize("name", ALGO_CONFIGS)
+def test_every_algorithm_has_its_paper_and_a_command(name: str) -> None:
+    text, config = (ROOT / "docs" / "papers.md").read_text(), ALGO_CONFIGS[name]
+    assert f"`--algo {name}`" in text and config.source in text
+    assert set(re.findall(r"arXiv:[\d.]+\d", config.__doc__ or "")) <= {config.source}
+    assert f"--algo {name} " in " ".join(commands_in(ROOT / "docs" / "papers.md"))
 
 
 def test_the_sections_that_the_code_names_are_there() -> None:

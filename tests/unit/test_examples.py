@@ -15,7 +15,7 @@ from rich.console import Console
 
 from rlkit import cli, commands
 from rlkit.algo_config import AlgoConfig, SkpoConfig
-from rlkit.algo_presets import NsrConfig
+from rlkit.algo_presets import CispoConfig, DapoConfig, GspoConfig, GspoNConfig, NsrConfig
 from rlkit.algos.base import Sampling
 from rlkit.batch import TokenStats, make_minibatches
 from rlkit.config import TrainConfig
@@ -269,6 +269,9 @@ PLANS = {
     "skpo_llama-3.2-3b": f"{SKPO} -> 4 updates of 288",
     "grpo_qwen2.5-math-7b": "128 prompts x 8 = 1024 rollouts -> 4 updates of 256",
     "grpo_llama-3.2-3b": "128 prompts x 8 = 1024 rollouts -> 4 updates of 256",
+    "gspo_qwen2.5-math-7b": "128 prompts x 8 = 1024 rollouts -> 4 updates of 256",
+    "dapo_qwen2.5-math-7b": "128 prompts x 8 = 1024 rollouts",
+    "cispo_qwen2.5-math-7b": "128 prompts x 8 = 1024 rollouts",
     "grpo_n_math": "1024 prompts x 8 = 8192 rollouts -> 4 updates of 2048",
     "gspo_n_math": "1024 prompts x 8 = 8192 rollouts -> 4 updates of 2048",
     "nsr_math": "1024 prompts x 8 = 8192 rollouts -> 4 updates of 2048",
@@ -361,7 +364,25 @@ def test_a_custom_algorithm_s_settings_are_its_own(tmp_path: Path) -> None:
     assert (cfg.max_reward, cfg.epsilon, cfg.clip_high) == (2.0, 0.16, 0.24)  # type: ignore[attr-defined]
 
 
-def test_the_papers_relatives_are_shipped() -> None:
-    """Run files of presets say their algorithm's name, and change what the paper's settings change."""
-    cfg = config("--config", str(EXAMPLES / "runs" / "nsr_math.toml")).algo
-    assert cfg == NsrConfig(entropy_coef=1e-4)
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("nsr_math", NsrConfig(entropy_coef=1e-4)),
+        ("gspo_n_math", GspoNConfig()),
+        ("gspo_qwen2.5-math-7b", GspoConfig()),
+        ("dapo_qwen2.5-math-7b", DapoConfig()),
+        ("cispo_qwen2.5-math-7b", CispoConfig(overlong_buffer=0.2, dynamic_sampling=4)),
+    ],
+)
+def test_the_presets_are_the_papers_settings(file: str, expected: AlgoConfig) -> None:
+    """What a run file says of its algorithm is the preset's default, but for what docs/papers.md calls the paper's own."""
+    assert config("--config", str(EXAMPLES / "runs" / f"{file}.toml")).algo == expected
+
+
+def test_the_baselines_of_skpo_s_paper_differ_in_the_algorithm_alone() -> None:
+    one, *others = (
+        tomllib.loads((EXAMPLES / "runs" / f"{algo}_qwen2.5-math-7b.toml").read_text())
+        for algo in ("grpo", "gspo", "dapo", "cispo")
+    )
+    for other in others:
+        assert one["algo"] != other.pop("algo") and {**one, **other} == one
