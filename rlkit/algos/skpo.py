@@ -24,7 +24,7 @@ from torch import Tensor
 
 from rlkit.algo_config import AlgoConfig, SkpoConfig
 from rlkit.algos.base import KeepsAll, Sampling
-from rlkit.algos.groups import judged
+from rlkit.algos.groups import judged, weights_and_shares
 from rlkit.algos.objective import Shape, objective
 from rlkit.algos.ops import group_advantages, masked_tally, seed_of, standard_deviation
 from rlkit.algos.tracker import Tracker
@@ -245,7 +245,8 @@ class Skpo(KeepsAll):
     def _credits_of(self, g: int, group: Group, a_up: float, a_down: Sequence[float]) -> list[Credit]:
         """Two denominators as numbers: w_up / |s| on the segment, w_down / sum|o| on every answer; the prompt counts once."""
         s, answers = group.rollouts[0], judged(group.children[0])
-        tokens = sum(len(o.completion_ids) for o in answers)
+        longest, masked = self.sampling.max_completion_length, self.cfg.mask_truncated_completions
+        counts = weights_and_shares(answers, "group_token", longest, masked)
         upstream = Credit(
             rollout=s,
             advantages=[a_up] * len(s.completion_ids),
@@ -257,12 +258,12 @@ class Skpo(KeepsAll):
             Credit(
                 rollout=o,
                 advantages=[a] * len(o.completion_ids),
-                weight=self.cfg.downstream_weight / tokens,
+                weight=self.cfg.downstream_weight * weight,
                 share=0.0,
                 surrogate="cispo",
                 group=g,
             )
-            for o, a in zip(answers, a_down, strict=True)
+            for o, a, (weight, _) in zip(answers, a_down, counts, strict=True)
         ]
         return [upstream, *downstream]
 

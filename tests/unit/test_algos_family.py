@@ -441,6 +441,20 @@ def test_skpo_honours_what_all_algorithms_do() -> None:
     assert metrics["skpo/upstream_entropy"].value == 1.0
 
 
+def test_skpo_s_truncated_answers_leave_the_group_s_tokens() -> None:
+    """A segment of 2 and answers of 2, 4 and 6 tokens, the last cut: 0.5 / 6 for the first two, nothing for the third."""
+    s = rollout([5, 6], stop=False)
+    answers = [rollout([7] * n, score=v, stop=n < 6) for n, v in ((2, 1.0), (4, 0.0), (6, 0.0))]
+    down = Group(prompt=question(), rollouts=answers)
+    for masked, weights in ((True, [0.5 / 6, 0.5 / 6, 0.0]), (False, [0.5 / 12] * 3)):
+        cfg = SkpoConfig(mask_truncated_completions=masked)
+        group = Group(prompt=question(), rollouts=[s], children=[down])
+        up, *credits = Skpo(cfg, SAMPLING).credit([group], [])
+        assert up.weight == 0.5 / 2  # a segment always ends at its split
+        assert [c.weight for c in credits] == pytest.approx(weights)
+        assert credits[0].advantages[0] == pytest.approx(2**0.5, abs=1e-5)  # the cut answer's reward counts
+
+
 # -- what it does to logits --------------------------------------------------------------------------------------------
 
 PI = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
