@@ -121,17 +121,25 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         lines = path.read_text().splitlines()
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); is {folder} a run folder?") from error
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    try:
+        return [json.loads(line) for line in lines if line.endswith("}")]
+    except ValueError as error:
+        raise RunError(f"{path}: holds a line that is not JSON ({error}); was it edited?") from error
 
 
-def read_rollouts(folder: Path, step: int) -> list[dict[str, Any]]:
-    """The rows of one step's rollouts, as written. Raises RunError when they are missing or damaged."""
+def read_rollouts(folder: Path, step: int, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """The rows of one step's rollouts, as written. Raises RunError when they are missing or damaged.
+
+    columns: only these, which is quicker; None: all
+    """
     import pyarrow
     import pyarrow.parquet
 
     path = folder / "rollouts" / f"step-{step:06d}.parquet"
     try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(
+            path, columns=None if columns is None else list(columns)
+        ).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
         raise RunError(
             f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); was the run made with --log.rollouts?"

@@ -1,4 +1,4 @@
-"""rlkit train | eval | sft | tasks | algos: arguments -> config -> one call.
+"""rlkit train | eval | sft | doctor | tasks | algos: arguments -> config -> one call.
 
 Every field of a config is a flag: `--learner.learning-rate 1e-4`. Two shorthands, also in TOML: the name of a room alone
 (`--algo skpo` is `--algo.name skpo`), and a setting that only one room has (`--learning-rate 1e-4`).
@@ -31,6 +31,7 @@ COMMANDS = {
     "train": "reinforcement learning on verifiable rewards (--dry-run shows the plan)",
     "eval": "score a model on held-out prompts, with an interval",
     "sft": "warm-start a model on demonstrations",
+    "doctor": "say in words what is wrong with a run",
     "tasks": "list the procedural tasks",
     "algos": "list the algorithms",
 }
@@ -69,6 +70,25 @@ class SftArgs:
     cfg: Annotated[SftConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=SftConfig)
     config: Path | None = None
     """A TOML file with settings; flags overrule it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorArgs:
+    """Say in words what is wrong with a run: what is so, why it is likely so, and what to try.
+
+    It reads the folder of a run that is finished, crashed or still going.
+
+    Exit code 0: nothing, warnings or hints; 1: something serious (the run does not learn, or learns something wrong);
+    2: the folder is no run. docs/diagnosis.md has every check with its thresholds.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """The run folder, as runs/NAME."""
+    json: bool = False
+    """Print the findings as JSON."""
+
+
+DOCTOR_FLAGS = {"--json": bool}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -162,11 +182,26 @@ def _dispatch(args: list[str]) -> int:
         from rlkit import commands
 
         return commands.sft(parse(SftArgs, SftConfig(), rest, "rlkit sft").cfg, _console())
+    if command == "doctor":
+        return _doctor(rest)
     if rest and rest[0] not in ("-h", "--help"):
         raise ConfigError(f"rlkit {command} takes no arguments, but got {' '.join(rest)}")
     from rlkit import commands
 
     return commands.tasks() if command == "tasks" else commands.algos()
+
+
+def _doctor(args: list[str]) -> int:
+    flags = checked([arg for arg in args if arg.startswith("-")], DOCTOR_FLAGS, "doctor")
+    runs = [arg for arg in args if not arg.startswith("-")]
+    if flags != ["--help"] and len(runs) != 1:
+        raise ConfigError(
+            f"rlkit doctor takes one run folder, as runs/NAME, but got {' '.join(runs) or 'none'}"
+        )
+    parsed = tyro.cli(DoctorArgs, args=[*runs, *flags], prog="rlkit doctor")
+    from rlkit.examine import examine
+
+    return examine(parsed.run, as_json=parsed.json)
 
 
 def _train(args: list[str]) -> int:

@@ -184,8 +184,9 @@ def run(ready: Ready, console: "Console", *, resume: Path | None = None) -> Outc
 
     from rlkit import checkpoint, loop
     from rlkit.algos.base import Sampling
-    from rlkit.analysis.store import Store
+    from rlkit.analysis.store import Store, read_metrics
     from rlkit.checkpoint import Position
+    from rlkit.doctor import Watch, setup_of
     from rlkit.learner import Learner
     from rlkit.show import Terminal
     from rlkit.toml import to_toml
@@ -247,7 +248,10 @@ def run(ready: Ready, console: "Console", *, resume: Path | None = None) -> Outc
                 before = evaluate(0)
             sampler.load(learner.weights(), 0)  # the prefix cache starts empty, as it does after a resume
         began = time.perf_counter()
-        with Terminal(cfg.algo.name, cfg.steps, start.step, console) as view:
+        dtype = "bfloat16" if build.wants_bfloat16(cfg.model) else "float32"
+        past = [] if saved is None else read_metrics(store.folder)
+        watch = Watch(setup_of(to_toml(cfg), dtype), past)
+        with Terminal(cfg.algo.name, cfg.steps, start.step, console, watch) as view:
             try:
                 end = loop.train(
                     cfg,

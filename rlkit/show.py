@@ -1,4 +1,5 @@
-"""What the person at the terminal sees: a live progress line, and now and then one prompt with its best and worst answer."""
+"""What the person at the terminal sees: a live progress line, now and then one prompt with its best and worst answer, and what
+is wrong with the run as soon as it is."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -15,19 +16,32 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from rlkit.doctor import Case, Finding, Severity, Watch
 from rlkit.printable import printable
 from rlkit.types import Group, Rollout
 from rlkit.verify import leaves_of
 
 LINE_SECONDS = 10.0
 """Without a terminal (a log file), one line at most this often."""
+COLOURS: dict[Severity, str] = {"serious": "bold red", "warning": "yellow", "hint": "cyan"}
 
 
 class Terminal:
-    """The view of one run. Close it (or leave its `with`) before printing tables of your own."""
+    """The view of one run. Close it (or leave its `with`) before printing tables of your own.
 
-    def __init__(self, title: str, steps: int, start: int = 0, console: Console | None = None) -> None:
+    watch: follows the metrics and says what is wrong; None: nobody does
+    """
+
+    def __init__(
+        self,
+        title: str,
+        steps: int,
+        start: int = 0,
+        console: Console | None = None,
+        watch: Watch | None = None,
+    ) -> None:
         self.console = console or Console(stderr=True)
+        self.watch = watch
         self.title, self.steps = printable(title), steps
         self._last_line = 0.0
         self._bar = Progress(
@@ -61,6 +75,8 @@ class Terminal:
         if not self.console.is_terminal and due:
             self._last_line = now
             self.say(f"{self.title} {step}/{self.steps} {numbers}")
+        for finding in [] if self.watch is None else self.watch.step({"step": step, **metrics}):
+            self.console.print(finding_line(finding, f"step {step}"), soft_wrap=True)
 
     def sample(self, step: int, groups: Sequence[Group]) -> None:
         """The group with the widest spread of scores: its prompt, best and worst answer."""
@@ -97,6 +113,47 @@ def headline(metrics: Mapping[str, float]) -> str:
     return " ".join(
         [*parts, f"{metrics['tokens_per_second']:.0f} tok/s"] if "tokens_per_second" in metrics else parts
     )
+
+
+def finding_line(finding: Finding, where: str) -> Text:
+    """A finding in one line: how bad, where, and its sentence."""
+    head = printable(f"{finding.severity}, {where}, {finding.name}: ")
+    return Text.assemble((head, COLOURS[finding.severity]), printable(finding.sentence))
+
+
+def steps_of(case: Case) -> str:
+    """When a finding was there.
+
+    >>> from rlkit.doctor import Finding
+    >>> f = Finding(name="truncated", severity="warning", says="", cause="", remedy="", number=1.0)
+    >>> steps_of(Case(finding=f, first=3, last=9, present=False)), steps_of(Case(finding=f, first=3, last=9, present=True))
+    ('steps 3 to 9, gone since', 'steps 3 to 9')
+    """
+    steps = f"step {case.first}" if case.first == case.last else f"steps {case.first} to {case.last}"
+    return steps if case.present else f"{steps}, gone since"
+
+
+def show_cases(
+    cases: Sequence[Case], head: str, records: int, checked: Sequence[str], console: Console
+) -> None:
+    """What the doctor found, worst first, and what was looked for."""
+    console.print(Text(printable(head), style="bold"), soft_wrap=True)
+    if not records:
+        console.print("no step is recorded yet, so there is nothing to look at")
+        return
+    if all(case.finding.severity == "hint" for case in cases):
+        console.print(Text(f"nothing wrong found in {records:,} recorded steps", style="green"))
+    for case in cases:
+        finding = case.finding
+        title = Text.assemble(
+            (finding.severity, COLOURS[finding.severity]),
+            (f"  {finding.name}", "bold"),
+            f"  ({steps_of(case)})",
+        )
+        console.print("", title, sep="\n", soft_wrap=True)
+        for label, words in (("", finding.says), ("likely  ", finding.cause), ("try     ", finding.remedy)):
+            console.print(Text.assemble(f"    {label}", printable(words)), soft_wrap=True)
+    console.print(Text(f"\nchecked: {', '.join(checked)}", style="dim"), soft_wrap=True)
 
 
 def _prompt_text(leaf: Group) -> str:

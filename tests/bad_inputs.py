@@ -26,7 +26,7 @@ FLAGS = [
     Bad(
         "unknown command",
         "rlkit trian",
-        "command 'trian' is not known; did you mean 'train'? Known: algos, eval, sft, tasks, train; see `rlkit --help`",
+        "command 'trian' is not known; did you mean 'train'? Known: algos, doctor, eval, sft, tasks, train; see `rlkit --help`",
     ),
     Bad(
         "unknown flag",
@@ -336,6 +336,31 @@ RUNS = [
         "cut checkpoint",
         "rlkit train --resume runs/cut --steps 3",
         "runs/cut/checkpoints/step-000002/rlkit/optimizer.safetensors: not readable (...); delete the folder runs/cut/checkpoints/step-000002 to resume from an earlier one",
+    ),
+    Bad(
+        "doctor of no folder",
+        "rlkit doctor runs/dune",
+        "runs/dune: not a run folder, since it has no metrics.jsonl (looked from FOLDER); expected a folder that `rlkit train` wrote, as runs/NAME",
+    ),
+    Bad(
+        "doctor of a model",
+        "rlkit doctor model",
+        "model: not a run folder, since it has no metrics.jsonl (looked from FOLDER); expected a folder that `rlkit train` wrote, as runs/NAME",
+    ),
+    Bad(
+        "doctor of nothing",
+        "rlkit doctor",
+        "rlkit doctor takes one run folder, as runs/NAME, but got none",
+    ),
+    Bad(
+        "doctor with an unknown flag",
+        "rlkit doctor runs/done --jsn",
+        "doctor: flag --jsn is not known; did you mean --json? Add --help for all of them",
+    ),
+    Bad(
+        "doctor of edited metrics",
+        "rlkit doctor runs/edited",
+        "runs/edited/metrics.jsonl: holds a line that is not JSON (...); was it edited?",
     ),
     Bad(
         "full disk",

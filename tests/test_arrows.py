@@ -29,7 +29,7 @@ FLOORS: dict[int, set[str]] = {
     },
     3: {"loop", "evaluate", "preflight", "sft", "show"},
     4: {"build", "studies"},
-    5: {"commands"},
+    5: {"commands", "examine"},
     6: {"cli"},
     7: {"__main__"},
 }

@@ -42,10 +42,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(weights, folder / "mixed" / "model.safetensors", metadata={"format": "pt"})
     with working_in(folder):
         assert main(["train", *SMALL.split(), "--output-dir", "runs/done"]) == 0
-    for name in ("other-data", "unreadable", "cut"):
+    for name in ("other-data", "unreadable", "cut", "edited"):
         shutil.copytree(folder / "runs/done", folder / "runs" / name)
     config = folder / "runs/other-data/config.toml"
     config.write_text(config.read_text().replace("pool = 256", "pool = 128"))
+    (folder / "runs/edited/metrics.jsonl").write_text('{"step": 1, reward: 0.5}\n')
     checkpoint = "checkpoints/step-000002/rlkit"
     (folder / "runs/unreadable" / checkpoint / "state.json").write_text("{")
     (folder / "runs/cut" / checkpoint / "optimizer.safetensors").write_bytes(b"half")

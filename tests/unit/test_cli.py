@@ -12,7 +12,7 @@ import pytest
 from rlkit import __version__
 from rlkit.algo_config import SkpoConfig
 from rlkit.algo_presets import ALGO_CONFIGS
-from rlkit.cli import EvalArgs, SftArgs, TrainArgs, _start, main, parse
+from rlkit.cli import DOCTOR_FLAGS, EvalArgs, SftArgs, TrainArgs, _start, main, parse
 from rlkit.config import EvalConfig, SftConfig, TrainConfig
 from rlkit.errors import ConfigError
 from rlkit.flags import flag_types
@@ -56,6 +56,7 @@ def listing() -> str:
             if line not in seen:
                 lines.append(line)
             seen.add(line)
+    lines += [f"doctor {flag} {_words(hint)}" for flag, hint in DOCTOR_FLAGS.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -148,7 +149,7 @@ def test_bounds_that_only_hold_together_may_come_from_two_places(tmp_path: Path)
     assert train("--config", str(file), "--prompts-per-step", "64").mini_batches == 64
 
 
-@pytest.mark.parametrize("command", ["", "train", "eval", "sft", "train --algo skpo"])
+@pytest.mark.parametrize("command", ["", "train", "eval", "sft", "doctor", "train --algo skpo"])
 def test_help_is_light(command: str):
     program = (
         "import sys, rlkit.cli\n"
@@ -177,7 +178,7 @@ def test_version(flag: str, capsys: pytest.CaptureFixture[str]):
 def test_the_overview_names_every_command(args: list[str], capsys: pytest.CaptureFixture[str]):
     assert main(args) == 0
     told = capsys.readouterr().out
-    assert all(f"\n  {name} " in told for name in ("train", "eval", "sft", "tasks", "algos"))
+    assert all(f"\n  {name} " in told for name in ("train", "eval", "sft", "doctor", "tasks", "algos"))
 
 
 def test_the_module_is_the_command():
