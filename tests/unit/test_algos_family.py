@@ -78,17 +78,14 @@ def test_cispo_pulls_with_the_capped_ratio_where_ppo_has_stopped(cap: float, eps
 
 
 def test_cispo_s_weight_carries_no_gradient_of_its_own_and_falls_without_a_floor() -> None:
-    logp_BT, out = stats_of([[0.1, 1.5]])
-    loss, metrics = Family(CispoConfig(epsilon_high=0.2), SAMPLING).loss(
-        batch_of([[1.0, 1.0]], surrogate="cispo"), out
-    )
-    assert loss.item() == pytest.approx(-(0.1 * (math.log(0.1) - 1) + 1.2 * (math.log(1.5) - 1)))
-    assert gradient(loss, logp_BT)[0] == pytest.approx([-0.1, -1.2])
-    assert values(metrics) == {"cispo_clip_ratio": 0.5}
-    floor = loss_of(
-        CispoConfig(epsilon=0.2, epsilon_high=0.2), batch_of([[1.0, 1.0]], surrogate="cispo"), out
-    )
-    assert gradient(floor, logp_BT)[0] == pytest.approx([-0.8, -1.2])
+    logp_BT, out = stats_of([[0.1, 1.5, 1.5]])
+    batch = batch_of([[1.0, 1.0, -1.0]], surrogate="cispo")
+    loss, metrics = Family(CispoConfig(epsilon_high=0.2), SAMPLING).loss(batch, out)
+    assert loss.item() == pytest.approx(-0.1 * (math.log(0.1) - 1))  # the other two cancel
+    assert gradient(loss, logp_BT)[0] == pytest.approx([-0.1, -1.2, 1.2])
+    assert values(metrics) == {"cispo_clip_ratio": pytest.approx(1 / 3)}  # TRL counts the positive ones
+    floor = loss_of(CispoConfig(epsilon=0.2, epsilon_high=0.2), batch, out)
+    assert gradient(floor, logp_BT)[0] == pytest.approx([-0.8, -1.2, 1.2])
 
 
 def test_sapo_is_the_plain_gradient_at_a_ratio_of_one() -> None:
@@ -247,13 +244,13 @@ def test_only_tokens_of_high_entropy_carry_the_policy_s_term_and_all_carry_the_p
 
 
 def test_a_negative_answer_that_has_fallen_too_far_is_dropped() -> None:
-    """Mean fall since sampling 0.6 and 0.4 nats, threshold 0.5; a positive answer stays however far it fell."""
-    adv = [[-1.0, -1.0], [-1.0, -1.0], [1.0, 1.0]]
-    sampler = [[-1.0 + 0.9, -1.0 + 0.3], [-1.0 + 0.9, -1.0 - 0.1], [-1.0 + 0.9, -1.0 + 0.3]]
-    logp_BT, out = stats_of([[1.0, 1.0]] * 3)
+    """Mean fall since sampling 0.6, 0.4 and -0.6 nats, threshold 0.5; a positive answer stays however far it fell."""
+    adv = [[-1.0, -1.0]] * 3 + [[1.0, 1.0]]
+    sampler = [[-1.0 + 0.9, -1.0 + 0.3], [-1.0 + 0.9, -1.0 - 0.1], [-1.6, -1.6], [-1.0 + 0.9, -1.0 + 0.3]]
+    logp_BT, out = stats_of([[1.0, 1.0]] * 4)
     cfg = GrpoConfig(off_policy_mask_threshold=0.5)
     pull = gradient(loss_of(cfg, batch_of(adv, sampler=sampler), out), logp_BT)
-    assert pull == [[0.0, 0.0], [1.0, 1.0], [-1.0, -1.0]]
+    assert pull == [[0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]]
     out = replace(out, ref_logp_BT=logp_BT.detach() + 0.5)
     kept = gradient(loss_of(replace(cfg, beta=1.0), batch_of(adv, sampler=sampler), out), logp_BT)
     assert kept[0] == pytest.approx([-0.5, -0.5])  # the penalty stays

@@ -87,6 +87,11 @@ def test_equal_rewards_have_advantages_of_exactly_zero(baseline: Any, scale: Any
     assert first_advantages(cfg, [0.1, 0.1, 0.1], [1.0, 0.0, 0.0], [1.0])[::6] == [0.0, 0.0]
 
 
+def test_equal_rewards_are_not_divided_by_nothing() -> None:
+    assert first_advantages(exact(), [1.0, 1.0], [0.0, 1.0]) == [0.0, 0.0, -1.0, 1.0]
+    assert first_advantages(exact(ReinforcePpConfig), [1.0, 1.0], [1.0]) == [0.0] * 3
+
+
 @pytest.mark.parametrize("scale", ["batch", "batch_advantages", "none"])
 def test_a_batch_of_equal_rewards_has_advantages_of_exactly_zero(scale: Any) -> None:
     cfg = ReinforcePpConfig(scale_rewards=scale)
@@ -207,9 +212,9 @@ def test_nsr_weighs_all_tokens_alike() -> None:
 # -- overlong answers --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tokens, expected", [(1, 0.0), (6, 0.0), (7, -0.5), (8, -1.0)])
+@pytest.mark.parametrize("tokens, expected", [(1, 0.0), (6, 0.0), (7, -0.5), (8, -1.0), (9, -1.0)])
 def test_the_soft_overlong_punishment_has_three_zones(tokens: int, expected: float) -> None:
-    """At most 8 tokens, the last quarter of them punished: none up to 6, half of it at 7, all of it at 8."""
+    """At most 8 tokens, the last quarter of them punished: none up to 6, half of it at 7, all of it from 8 on."""
     assert overlong_punishment(tokens, 8, 0.25) == expected
 
 
