@@ -234,17 +234,19 @@ def learning_rates(cfg: TrainConfig, place: "ModelPlace") -> list[str]:
     """The table of parameter groups before any weight loads; empty when all weights learn alike, or when neither this machine
     nor the hub has the model's config.json.
 
-    Raises ConfigError for a pattern that no weight of the model takes, and for an optimizer that is not installed.
+    Raises ConfigError for a pattern or a target that the model has not, and for an optimizer or peft that is not installed.
     """
-    from rlkit.learner import optim
+    from rlkit.learner import lora, optim
 
     learner = cfg.learner
     optim.require_optimizer(learner.optimizer)
-    if not (learner.lr_multipliers or learner.weight_decay):
+    if not (learner.lr_multipliers or learner.weight_decay or learner.lora_rank):
         return []
     model = _empty_model(place)
     if model is None:
         return []
+    if learner.lora_rank:
+        lora.attach(model, learner)
     shapes = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
     groups = optim.make_groups(shapes, learner.multipliers, learner.weight_decay)
     return optim.table(groups, learner.learning_rate or 0.0)

@@ -5,6 +5,8 @@
       rlkit/state.json           step, updates, sampled tokens, data position, algorithm state, format
       rlkit/algo.safetensors     the tensors of the algorithm's state, each named by its path as a JSON list
       rlkit/optimizer.safetensors
+      adapter/                   with adapters: they alone, as peft loads them (the model folder has them merged)
+      reference/                 a reference model that has been moved, a model folder too
 
 A checkpoint is written beside its final name and renamed when it is whole and on the disk, so a name that exists can
 be trusted, also after a power cut.
@@ -209,7 +211,8 @@ def _require_whole(folder: Path) -> None:
 
     weights = sorted(folder.glob("*.safetensors")) or [folder / "model.safetensors"]
     states = [folder / "rlkit" / name for name in ("optimizer.safetensors", "algo.safetensors")]
-    for path in [*weights, *states]:
+    beside = [p for name in ("adapter", "reference") for p in sorted((folder / name).glob("*.safetensors"))]
+    for path in [*weights, *states, *beside]:
         try:
             with safe_open(path, framework="pt"):  # reads the header and compares the file's size with it
                 pass

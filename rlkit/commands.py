@@ -59,7 +59,7 @@ class Outcome:
 
 def resolved(cfg: TrainConfig, task: Task | None) -> TrainConfig:
     """`cfg` with every `none: it depends` filled in, as it is written into the run folder."""
-    rate = cfg.learner.learning_rate or (1e-4 if cfg.model.name == "tiny" else 1e-6)
+    rate = cfg.learner.learning_rate or (1e-4 if cfg.model.name == "tiny" else 1e-6) * (10 if cfg.learner.lora_rank else 1)
     name = f"{_slug(cfg.algo.name)}-{_slug(cfg.model.name)}-{time.strftime('%m%d-%H%M%S')}"
     return replace(
         cfg,
@@ -187,7 +187,7 @@ def run(ready: Ready, console: "Console", *, resume: Path | None = None) -> Outc
     from rlkit.analysis.store import Store, read_metrics
     from rlkit.checkpoint import Position
     from rlkit.doctor import Watch, setup_of
-    from rlkit.learner import Learner
+    from rlkit.learner import ADAPTER, REFERENCE, Learner
     from rlkit.show import Terminal
     from rlkit.toml import to_toml
 
@@ -216,7 +216,13 @@ def run(ready: Ready, console: "Console", *, resume: Path | None = None) -> Outc
         )
         judge, pool = build.make_judge(cfg.reward, ready.verifier, tokenizer)
         open_things.enter_context(closing(pool))
-        model = build.load_model(weights, cfg.model)  # before the sampler starts, which takes longer to fail
+        lora = cfg.learner.lora_rank > 0
+        # Before the sampler starts, which takes longer to fail. Adapters go on the weights that the run began with.
+        model = build.load_model(folder if lora else weights, cfg.model)
+        reference = None
+        if cfg.algo.beta > 0 and not lora:
+            moved = saved is not None and cfg.algo.sync_ref_model
+            reference = build.load_model(saved / REFERENCE if saved and moved else folder, cfg.model)
         with console.status(f"starting the sampler ({cfg.sampler.name})"):
             sampler = build.make_sampler(
                 cfg.sampler,
@@ -235,7 +241,9 @@ def run(ready: Ready, console: "Console", *, resume: Path | None = None) -> Outc
             num_iterations=cfg.num_iterations,
             pad_id=_pad_id(tokenizer),
             autocast=build.wants_bfloat16(cfg.model),
-            reference=build.load_model(folder, cfg.model) if cfg.algo.beta > 0 else None,
+            reference=reference,
+            adapter=saved / ADAPTER if saved and lora else None,
+            seed=cfg.seed,
         )
         if saved is not None:
             checkpoint.restore_optimizer(saved, learner, start.updates)

@@ -147,9 +147,15 @@ class LearnerConfig:
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adamw_torch_8bit"] = "adamw"
     """`adamw`: torch's, in float32; `adamw_8bit` and `paged_adamw_8bit` come with bitsandbytes, `adamw_torch_8bit` with torchao."""
     learning_rate: float | None = None
-    """Peak learning rate; none: 1e-4 for `tiny`, 1e-6 for anything else."""
+    """Peak learning rate; none: 1e-4 for `tiny`, 1e-6 for anything else, and ten times that for adapters."""
     lr_multipliers: str = ""
     """Factors of the learning rate by name of weights, as `v_proj=4,lm_head=0.1`; of several that fit the last one counts."""
+    lora_rank: int = 0
+    """Train low-rank adapters of this rank and leave the weights (LoRA, by peft). 0: train the weights."""
+    lora_alpha: float = 32.0
+    """Scale of the adapters: alpha / rank multiplies what they add."""
+    lora_targets: str = "all-linear"
+    """Layers with an adapter, as `q_proj,v_proj`; all-linear: every linear layer but the output head."""
     warmup_steps: int = 0
     """Optimizer steps of linear warm-up, then constant."""
     weight_decay: float = 0.0
@@ -181,6 +187,16 @@ class LearnerConfig:
             "learner.lr_multipliers",
             self.lr_multipliers,
             "factors above 0",
+        )
+        alpha, targets = self.lora_alpha, self.lora_targets
+        require(self.lora_rank >= 0, "learner.lora_rank", self.lora_rank, "0 (no adapters) or more")
+        require(alpha > 0, "learner.lora_alpha", alpha, "a positive number")
+        require(targets.strip(", ") != "", "learner.lora_targets", targets, "all-linear, or names of layers")
+        require(
+            self.lora_rank > 0 or (alpha, targets) == (32.0, "all-linear"),
+            "learner.lora_alpha, learner.lora_targets",
+            (alpha, targets),
+            "32.0 and all-linear while learner.lora_rank is 0: there are no adapters",
         )
         require(self.warmup_steps >= 0, "learner.warmup_steps", self.warmup_steps, "0 or more")
         require(self.max_grad_norm > 0, "learner.max_grad_norm", self.max_grad_norm, "a positive number")
@@ -285,6 +301,12 @@ class TrainConfig:
         length = self.max_completion_length
         require(length is None or length > 1, "max_completion_length", length, "at least 2 tokens")
         self.sampler.require_untruncated()
+        require(
+            not (self.algo.sync_ref_model and self.learner.lora_rank),
+            "algo.sync_ref_model",
+            True,
+            "off with adapters (learner.lora_rank): the reference is the model without them, so there is no copy to move",
+        )
 
     @property
     def updates_per_step(self) -> int:

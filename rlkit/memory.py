@@ -20,8 +20,11 @@ from rlkit.config import TrainConfig
 from rlkit.models import ModelPlace, ModelShape
 
 GIB = 2**30
+MERGED = "learner: merged"
+"""Row of the weights with their adapters added: there while the sampler loads them, not during the step."""
 SOFTMAX_COPIES = 3
 """Logits, their softmax and their gradient, each in float32 (measured in trl#3678: 2.9)."""
+ADAPTERS = "adapters (--learner.lora-rank 16), a smaller model or a larger device"
 DEFAULT_COMPLETION = 512
 """Tokens assumed when max_completion_length is not resolved."""
 PROCESS_GIB = 1.0
@@ -90,6 +93,30 @@ def activations_gib(shape: ModelShape, tokens: int, autocast: bool, checkpointin
     layer += (4 + size) * (s.q_width + s.kv_width) * s.qk_norm
     per_token = s.layers * 4 * s.hidden + layer if checkpointing else s.layers * layer
     return tokens * per_token / GIB
+
+
+def adapter_parameters(shape: ModelShape, rank: int, targets: str) -> int:
+    """Numbers in the adapters of a rank: rank x (width in + width out) for each layer that carries one.
+
+    >>> from rlkit.models import SHAPES
+    >>> adapter_parameters(SHAPES["Qwen2.5-0.5B"], 16, "all-linear")
+    8798208
+    """
+    s = shape
+    widths = {
+        **{"q_proj": s.hidden + s.q_width, "o_proj": s.hidden + s.q_width},
+        **{"k_proj": s.hidden + s.kv_width, "v_proj": s.hidden + s.kv_width},
+        **{name: s.hidden + s.mlp for name in ("gate_proj", "up_proj", "down_proj")},
+    }
+    chosen = list(widths) if targets == "all-linear" else targets.replace(",", " ").split()
+    head = (s.hidden + s.vocab) * ("lm_head" in chosen)
+    return rank * (s.layers * sum(widths.get(t.rpartition(".")[2], 0) for t in chosen) + head)
+
+
+def matrix_parameters(shape: ModelShape) -> int:
+    """Numbers in the matrices of the layers: all but embedding, output head, norms and biases."""
+    s = shape
+    return s.layers * s.hidden * (2 * s.q_width + 2 * s.kv_width + 3 * s.mlp)
 
 
 def logits_gib(vocab: int, tokens: int) -> float:
@@ -164,15 +191,7 @@ def memory_needs(cfg: TrainConfig, shape: ModelShape, machine: Machine) -> list[
     length = cfg.max_prompt_length + completion_length(cfg)
     tokens = max(cfg.learner.micro_batch_tokens, length)
     checkpointing = cfg.learner.gradient_checkpointing
-    weights = weights_gib(n, 4)
-    needs = [
-        Need(what="learner: weights", gib=weights, why=f"{n:,} parameters, float32"),
-        Need(what="learner: gradients", gib=weights, why="float32"),
-        Need(what="learner: AdamW", gib=adam_gib(n), why="two float32 moments"),
-    ]
-    if half:
-        copies = weights_gib(n, 2)
-        needs.append(Need(what="learner: autocast", gib=copies, why="bfloat16 copies of the weights"))
+    needs = _learner_state(cfg, shape, half)
     kept = activations_gib(shape, tokens, half, checkpointing)
     how = "with" if checkpointing else "without"
     needs.append(
@@ -186,10 +205,12 @@ def memory_needs(cfg: TrainConfig, shape: ModelShape, machine: Machine) -> list[
             why=f"{chunk:,} tokens x {shape.vocab:,} x 4 bytes x {SOFTMAX_COPIES}",
         )
     )
-    if cfg.algo.beta > 0:
-        needs.append(
-            Need(what="learner: reference", gib=weights, why=f"starting weights, beta = {cfg.algo.beta:g}")
-        )
+    if cfg.algo.beta > 0 and not cfg.learner.lora_rank:
+        why = f"starting weights, beta = {cfg.algo.beta:g}"
+        needs.append(Need(what="learner: reference", gib=weights_gib(n, 4), why=why))
+    if cfg.learner.lora_rank:
+        merged = weights_gib(matrix_parameters(shape), size)
+        needs.append(Need(what=MERGED, gib=merged, why=f"{dtype}, while the sampler takes them"))
     needs.append(Need(what="process", gib=PROCESS_GIB, why="libraries and fragmentation, a round number"))
     copy = weights_gib(n, size)
     if _sampler(cfg) == "hf":
@@ -209,6 +230,34 @@ def memory_needs(cfg: TrainConfig, shape: ModelShape, machine: Machine) -> list[
         needs.append(Need(what="vllm: weights", gib=copy, why=dtype))
         needs.append(Need(what="vllm: KV cache", gib=room, why=_kv_words(shape, size, room, length)))
     return needs
+
+
+def _learner_state(cfg: TrainConfig, shape: ModelShape, half: bool) -> list[Need]:
+    """Weights, gradients and optimizer state. GiB."""
+    n, rank = shape.parameters, cfg.learner.lora_rank
+    trained = adapter_parameters(shape, rank, cfg.learner.lora_targets) if rank else n
+    if rank and half:
+        matrices = matrix_parameters(shape)
+        frozen = weights_gib(matrices, 2) + weights_gib(n - matrices, 4)
+        copies = weights_gib(trained + shape.vocab * shape.hidden, 2)
+        why, copied = f"{n:,} parameters, frozen, matrices in bfloat16", "of the adapters and the output head"
+    else:
+        frozen, copies = weights_gib(n, 4), weights_gib(n, 2)
+        why, copied = f"{n:,} parameters, {'frozen, ' if rank else ''}float32", "of the weights"
+    moment, words = (
+        (4, "two float32 moments") if cfg.learner.optimizer == "adamw" else (1, "two 8-bit moments")
+    )
+    rows = [Need(what="learner: weights", gib=frozen, why=why)]
+    if rank:
+        why = f"{trained:,} parameters of rank {rank}, float32"
+        rows.append(Need(what="learner: adapters", gib=weights_gib(trained, 4), why=why))
+    rows += [
+        Need(what="learner: gradients", gib=weights_gib(trained, 4), why="float32"),
+        Need(what="learner: AdamW", gib=adam_gib(trained, moment), why=words),
+    ]
+    if half:
+        rows.append(Need(what="learner: autocast", gib=copies, why=f"bfloat16 copies {copied}"))
+    return rows
 
 
 def _sampler(cfg: TrainConfig) -> Literal["vllm", "hf"]:
@@ -249,9 +298,8 @@ def memory_warnings(cfg: TrainConfig, shape: ModelShape, machine: Machine, needs
         remedies = []
         fixed = sum(gib for name, gib in by_name.items() if name.startswith("learner: ")) - kept
         if fixed > machine.memory_gib:
-            remedies.append(
-                f"{fixed:.1f} GiB do not depend on the batch, so only a smaller model or a larger device helps"
-            )
+            what = "a smaller model or a larger device" if cfg.learner.lora_rank else ADAPTERS
+            remedies.append(f"{fixed:.1f} GiB do not depend on the batch, so only {what} helps")
         if not cfg.learner.gradient_checkpointing:
             saved = kept - activations_gib(shape, tokens, half, checkpointing=True)
             remedies.append(f"--learner.gradient-checkpointing saves {gib_words(saved)}")
@@ -283,12 +331,20 @@ def disk_needs(cfg: TrainConfig, place: ModelPlace) -> list[Need]:
     """The disk table: checkpoints that exist at one time, and what has to be downloaded. GiB."""
     if place.shape is None:
         return []
-    n = place.shape.parameters
-    one = checkpoint_gib(n)
+    n, learner = place.shape.parameters, cfg.learner
+    one, holds = checkpoint_gib(n), "float32 weights and two moments"
+    if learner.lora_rank:
+        adapters = adapter_parameters(place.shape, learner.lora_rank, learner.lora_targets)
+        one, holds = (
+            weights_gib(n, 4) + checkpoint_gib(adapters),
+            "float32 weights; the adapters and their moments",
+        )
+    if cfg.algo.sync_ref_model:
+        one, holds = one + weights_gib(n, 4), f"{holds}, and the reference"
     saves = math.ceil(cfg.steps / cfg.log.save_every) if cfg.log.save_every else 1
     limit = max(1, cfg.log.save_total_limit)
     most = min(saves, limit + 1)
-    why = f"{most} x {gib_words(one)} (float32 weights and two moments)"
+    why = f"{most} x {gib_words(one)} ({holds})"
     if saves > limit:
         why += f": {limit} kept, and a new one before the oldest goes"
     needs = [Need(what="checkpoints", gib=most * one, why=why)]
@@ -305,11 +361,13 @@ def peak(needs: Sequence[Need]) -> Need:
     writes; so the peak is the larger of the two. Elsewhere both hold what they have.
     """
     gib = {need.what: need.gib for need in needs}
-    share = gib.pop("vllm: its share", None)
+    share, merged = gib.pop("vllm: its share", None), gib.pop(MERGED, 0.0)
+    kept = ("learner: weights", "learner: adapters", "learner: AdamW", "learner: reference", "process")
+    resting = merged + sum(gib.get(name, 0.0) for name in kept)
     if share is None:
-        return Need(what="together", gib=sum(gib.values()), why="")
-    kept = ("learner: weights", "learner: AdamW", "learner: reference", "process")
-    writing = share + sum(gib.get(name, 0.0) for name in kept)
+        samplers = sum(value for name, value in gib.items() if name.startswith(("hf", "vllm")))
+        return Need(what="together", gib=max(sum(gib.values()), resting + samplers), why="")
+    writing = share + resting
     training = sum(gib.values())
     why = "the learner's step, vLLM asleep" if training > writing else "vLLM writing, the learner at rest"
     return Need(what="peak", gib=max(writing, training), why=why)

@@ -1,5 +1,6 @@
 """The learner: a transformers model, its optimizer, and updates whose gradient does not depend on how a batch was cut."""
 
-from .learner import Learner, Report
+from .learner import REFERENCE, Learner, Report
+from .lora import FOLDER as ADAPTER
 
-__all__ = ["Learner", "Report"]
+__all__ = ["ADAPTER", "REFERENCE", "Learner", "Report"]

@@ -7,7 +7,8 @@ only through TRL's importance correction.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from rlkit.feed import Layout
 from rlkit.metrics import Metrics, Tally, merge, values
 from rlkit.types import Credit, Rollout
 
+from . import lora
 from .attention import can_pack
 from .correction import importance_weights
 from .optim import load_state_tensors, make_groups, make_optimizer, set_rate, state_tensors
@@ -30,6 +32,9 @@ from .policy import Policy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+REFERENCE = "reference"
+"""Of a checkpoint: the folder of a reference model that has been moved."""
 
 Loss = Callable[[Batch, TokenStats], tuple[Tensor, Metrics]]
 
@@ -67,7 +72,9 @@ class Learner:
     model: a causal language model of transformers, float32 weights
     num_iterations: passes over the same mini-batches
     autocast: run the forward in bfloat16
-    reference: frozen weights that the KL penalty pulls to; needed when the algorithm's beta is above 0
+    reference: frozen weights that the KL penalty pulls to; needed when the algorithm's beta is above 0, unless adapters are
+        trained: then it is the model without them
+    adapter: folder of an adapter to go on from;  seed: of a fresh one
     """
 
     def __init__(
@@ -82,6 +89,8 @@ class Learner:
         pad_id: int,
         autocast: bool = False,
         reference: "PreTrainedModel | None" = None,
+        adapter: Path | None = None,
+        seed: int = 0,
     ) -> None:
         from accelerate import Accelerator
 
@@ -98,6 +107,8 @@ class Learner:
                 module.p = 0.0
             elif hasattr(module, "attention_dropout"):
                 module.attention_dropout = 0.0  # transformers hands it to a function, not to a module
+        if cfg.lora_rank:
+            lora.attach(model, cfg, seed=seed, half=autocast, adapter=adapter)
         if cfg.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model = model.train()
@@ -192,15 +203,13 @@ class Learner:
 
     def _accumulate(self, batch: Batch, seen: "_First", loss: Loss) -> tuple[float, Metrics]:
         """Forward and backward of one micro-batch: its part of the loss, and its tallies."""
+        # First, because nothing is held for its backward; and on every rank, since a sharded model is read together.
+        ref_BT = self._reference_logp(batch) if self.algo.beta > 0 else None
         logp_BT, entropy_BT = self.policy(batch, entropy_grad=self.algo.entropy_coef != 0)
         if not batch.rows:  # a rank with nothing left to do joins the others' backward
             self.accelerator.backward(logp_BT.sum())
             return 0.0, {}
         old_BT = logp_BT.detach() if seen.old_BT is None else seen.old_BT
-        ref_BT = None
-        if self.reference is not None:
-            with torch.no_grad():
-                ref_BT = self.reference(batch)[0]
         batch, metrics = self._corrected(batch, old_BT)
         stats = TokenStats(
             logp_BT=logp_BT,
@@ -218,6 +227,14 @@ class Learner:
             **algo_metrics,
             "entropy": Tally(float(entropy_BT.detach()[batch.mask_BT].double().sum()), count),
         }
+
+    @torch.no_grad()
+    def _reference_logp(self, batch: Batch) -> Tensor:
+        if self.reference is None and not self.cfg.lora_rank:
+            raise ValueError("beta is above 0, and the learner was given no reference model")
+        with lora.switched_off(self.model) if self.reference is None else nullcontext():
+            logp_BT: Tensor = (self.reference or self.policy)(batch)[0]
+        return logp_BT
 
     def _corrected(self, batch: Batch, old_BT: Tensor) -> tuple[Batch, Metrics]:
         """The batch with importance ratios multiplied into its advantages, and the sampler/learner gap as metrics.
@@ -267,18 +284,42 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.updates += 1
+        if self.algo.sync_ref_model and self.updates % self.algo.ref_model_sync_steps == 0:
+            self._move_reference()
         return {"grad_norm": Tally(norm), "learning_rate": Tally(rate)}
+
+    @torch.no_grad()
+    def _move_reference(self) -> None:
+        """reference = (1 - alpha) reference + alpha policy (TR-DPO, arXiv:2404.09656; TRL's SyncRefModelCallback)."""
+        assert self.reference is not None
+        alpha = self.algo.ref_model_mixup_alpha
+        for old, new in zip(self.reference.parameters(), self.policy.parameters(), strict=True):
+            old.mul_(1 - alpha).add_(new, alpha=alpha)
 
     # -- what leaves and what must survive -----------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Tensor]:
-        """Name -> tensor for a sampler; with tied embeddings `lm_head.weight` is there too (vLLM packs its own copy)."""
+        """Name -> tensor for a sampler, adapters merged; with tied embeddings `lm_head.weight` is there too (vLLM packs its own copy)."""
+        return dict(self._whole_weights())
+
+    def _whole_weights(self) -> Iterator[tuple[str, Tensor]]:
+        if self.cfg.lora_rank:
+            yield from lora.merged(self.model, Tensor.detach)
+            return
         state: Mapping[str, Tensor] = self.model.state_dict()
-        return {name: tensor.detach() for name, tensor in state.items()}
+        for name, tensor in state.items():
+            yield name, tensor.detach()
 
     def save_model(self, folder: Path) -> None:
-        """A folder that transformers and vLLM load as it is."""
-        self.model.save_pretrained(folder)
+        """A folder that transformers and vLLM load as it is; in `adapter/` what peft loads, in `reference/` a moved reference."""
+        if self.cfg.lora_rank:
+            whole = {name: tensor.float() for name, tensor in self._whole_weights()}
+            self.model.save_pretrained(folder, state_dict=whole)
+            lora.save(self.model, lora.tensors(self.model, Tensor.detach), folder / lora.FOLDER)
+        else:
+            self.model.save_pretrained(folder)
+        if self.reference is not None and self.algo.sync_ref_model:
+            self.reference.model.save_pretrained(folder / REFERENCE)
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """The optimizer's state as `NAME|field` -> tensor, for safetensors."""
