@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 from rlkit import memory, preflight
+from rlkit.algo_config import AlgoConfig, SkpoConfig
 from rlkit.config import (
-    AlgoConfig,
     LearnerConfig,
     LogConfig,
     ModelConfig,
     RewardConfig,
     SamplerConfig,
-    SkpoConfig,
     TrainConfig,
 )
 from rlkit.memory import Machine
