@@ -126,8 +126,13 @@ def a_config(kind: Any, rng: random.Random) -> Any:
 @pytest.mark.parametrize("name", ALGO_CONFIGS)
 def test_any_config_survives_toml(name: str, tmp_path: Path):
     rng = random.Random(name)
-    for _ in range(8):
-        cfg = replace(a_config(TrainConfig, rng), algo=a_config(ALGO_CONFIGS[name], rng))
+    tried = 0
+    while tried < 8:
+        try:
+            cfg = replace(a_config(TrainConfig, rng), algo=a_config(ALGO_CONFIGS[name], rng))
+        except ConfigError:  # two rooms that do not go together
+            continue
+        tried += 1
         assert read_back(cfg, tmp_path / "config.toml") == cfg
 
 
