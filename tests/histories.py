@@ -125,7 +125,7 @@ EXAMPLES: dict[str, Example] = {
     "few-groups-differ": Example(
         records=history(10, frac_zero_advantage=0.75, groups__all_wrong=22.0, groups__all_right=2.0),
         severity="warning",
-        says="75% of the last 10 steps' groups have equal rewards (6% all right, 69% all wrong)",
+        says="75% of the last 10 steps' groups have nothing to learn from (6% all right, 69% all wrong)",
         cause="too hard",
         near=history(10, frac_zero_advantage=0.69, groups__all_wrong=20.0, groups__all_right=2.0),
     ),
@@ -202,7 +202,7 @@ EXAMPLES: dict[str, Example] = {
     "dead-gradient": Example(
         records=history(3, grad_norm=0.0, **{RATIO: 0.0}),
         severity="serious",
-        says="the gradient is 0 though 75% of the groups have something to learn from; the mean importance ratio is 0",
+        says="the gradient is 0 though the rewards of 75% of the groups differ; the mean importance ratio is 0",
         near=history(3, grad_norm=1e-9),
     ),
     "gradient-spike": Example(

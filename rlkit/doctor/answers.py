@@ -8,8 +8,8 @@ from .findings import START, WINDOW, Check, History, Seen, check, standard_error
 CONSTANT_RECORDS = 5
 """Steps of one and the same reward after which it is no accident: each holds dozens of answers."""
 EQUAL_SHARE = 0.7
-"""Of the groups without signal: from here on a step costs more than three times what it teaches. Peers' users call for help
-at 72 % all-wrong groups; a healthy run of the embedded model gets here only when three quarters of its prompts are learnt."""
+"""Of the groups without signal: from here on a step costs more than three times what it teaches. A healthy run of the embedded
+model gets here when three quarters of its prompts are learnt."""
 RIGHT_REWARD = 0.5
 """Mean reward from which answers are called mostly right, where the groups were not counted."""
 KEPT_SHARE = 0.5
@@ -91,6 +91,8 @@ def no_gradient(h: History) -> Seen | None:
     shares, norms = h.without_signal(), h.last("grad_norm")
     if not shares or shares[-1] < 1 or (h.now("frac_zero_advantage") is None and h.now("grad_norm") != 0):
         return None
+    if h.last("frac_reward_zero_std", 1) not in ([], [1.0]):
+        return None  # rewards differ and are masked: dead-gradient
     bare = sum(share == 1 for share in shares)
     counted, right = _equal_groups(h, 1), _mostly_right(h, 1)
     copies = (h.now("groups/one_answer") or 0.0) > 0.5 * (counted[0] if counted else math.inf)
@@ -113,7 +115,7 @@ def no_gradient(h: History) -> Seen | None:
 @check(
     "few-groups-differ",
     "warning",
-    when=f"{EQUAL_SHARE:.0%} or more of the last {WINDOW} steps' groups have equal rewards (a hint when they are mostly all right)",
+    when=f"{EQUAL_SHARE:.0%} or more of the last {WINDOW} steps' groups have nothing to learn from, as with equal rewards (a hint when they are mostly all right)",
     cause=f"{TOO_HARD}; or {TOO_EASY}",
     remedy=f"{EASIER}; or {HARDER}; or {UNTIL_THEY_DIFFER}",
 )
@@ -126,7 +128,7 @@ def few_groups_differ(h: History) -> Seen | None:
     if counted is not None:
         parts = f" ({counted[1] / counted[0]:.0%} all right, {counted[2] / counted[0]:.0%} all wrong)"
     return Seen(
-        says=f"{share:.0%} of the last {len(shares)} steps' groups have equal rewards{parts} and teach nothing",
+        says=f"{share:.0%} of the last {len(shares)} steps' groups have nothing to learn from{parts}",
         number=1 / max(1 - share, 1e-3),
         severity="hint" if right else "warning",
         cause=TOO_EASY if right else TOO_HARD,

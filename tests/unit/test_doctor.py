@@ -119,6 +119,15 @@ def test_the_cause_of_no_gradient_is_what_its_groups_have_in_common() -> None:
     assert "what is left of the gradient (0.02) is the penalty's" in found(kl)["no-gradient"].finding.says
 
 
+def test_masked_answers_are_not_called_equal() -> None:
+    """mask_truncated_completions, and every answer cut: no advantage is left, yet the rewards differ."""
+    masked = {"frac_zero_advantage": 1.0, "grad_norm": 0.0, "completions__clipped_ratio": 1.0}
+    cases = found(history(6, frac_reward_zero_std=0.0, **masked))
+    assert cases.keys() == {"dead-gradient", "truncated"}
+    says = "the gradient is 0 though the rewards of 100% of the groups differ; every answer was cut"
+    assert cases["dead-gradient"].finding.says == says
+
+
 def test_equal_rewards_are_no_fault_where_they_teach() -> None:
     """NSR, REINFORCE++ and value trackers learn from groups of equal rewards: the advantages decide."""
     assert found(history(20, frac_reward_zero_std=1.0, frac_zero_advantage=0.0)) == {}
