@@ -8,7 +8,17 @@ has the default of FamilyConfig.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rlkit.algo_config import AlgoConfig, Baseline, FamilyConfig, Level, Normalizer, Scale, SkpoConfig
+from rlkit.algo_config import (
+    AlgoConfig,
+    Baseline,
+    FamilyConfig,
+    Level,
+    Normalizer,
+    Scale,
+    SkpoConfig,
+    SpoConfig,
+    VinePpoConfig,
+)
 from rlkit.types import Surrogate
 
 
@@ -310,6 +320,8 @@ ALGO_CONFIGS: dict[str, type[AlgoConfig]] = {
     "nsr": NsrConfig,
     "psr": PsrConfig,
     "w_reinforce": WReinforceConfig,
+    "spo": SpoConfig,
+    "vineppo": VinePpoConfig,
     "skpo": SkpoConfig,
 }
 """Every shipped algorithm. build.make_algorithm says which class runs which kind of config."""

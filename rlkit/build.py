@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rlkit.algo_config import AlgoConfig, FamilyConfig, SkpoConfig
+from rlkit.algo_config import AlgoConfig, FamilyConfig, SkpoConfig, SpoConfig, VinePpoConfig
 from rlkit.algo_presets import ALGO_CONFIGS
 from rlkit.config import (
     DataConfig,
@@ -75,12 +75,34 @@ def make_algorithm(cfg: AlgoConfig, sampling: "Sampling") -> "Algorithm":
         return own
     from rlkit.algos.family import Family
     from rlkit.algos.skpo import Skpo
+    from rlkit.algos.spo import Spo
+    from rlkit.algos.vineppo import VinePpo
 
-    kinds: dict[type[AlgoConfig], type[Algorithm]] = {FamilyConfig: Family, SkpoConfig: Skpo}
+    kinds: dict[type[AlgoConfig], type[Algorithm]] = {
+        FamilyConfig: Family,
+        SkpoConfig: Skpo,
+        SpoConfig: Spo,
+        VinePpoConfig: VinePpo,
+    }
     for kind, algorithm in kinds.items():
         if isinstance(cfg, kind):
             return algorithm(cfg, sampling)
     raise ConfigError(f"--algo: {unknown_name('algorithm', cfg.name, ALGO_CONFIGS)}")
+
+
+def step_ends(algo: AlgoConfig, tokenizer: Any) -> frozenset[int]:
+    """Ids of the tokens whose text holds the algorithm's separator; none for an algorithm without steps."""
+    separator = algo.separator
+    if separator is None:
+        return frozenset()
+    texts = (tokenizer.decode([i], skip_special_tokens=True) for i in range(len(tokenizer)))
+    found = frozenset(i for i, text in enumerate(texts) if separator in text)
+    if not found:
+        raise ConfigError(
+            f"--algo.step-separator {separator!r}: no token of this tokenizer holds it, so no step would ever end; "
+            "name a shorter text"
+        )
+    return found
 
 
 def make_task(name: str) -> Task | None:

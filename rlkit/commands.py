@@ -59,7 +59,9 @@ class Outcome:
 
 def resolved(cfg: TrainConfig, task: Task | None) -> TrainConfig:
     """`cfg` with every `none: it depends` filled in, as it is written into the run folder."""
-    rate = cfg.learner.learning_rate or (1e-4 if cfg.model.name == "tiny" else 1e-6) * (10 if cfg.learner.lora_rank else 1)
+    rate = cfg.learner.learning_rate or (1e-4 if cfg.model.name == "tiny" else 1e-6) * (
+        10 if cfg.learner.lora_rank else 1
+    )
     name = f"{_slug(cfg.algo.name)}-{_slug(cfg.model.name)}-{time.strftime('%m%d-%H%M%S')}"
     return replace(
         cfg,
@@ -212,7 +214,12 @@ def run(ready: Ready, console: "Console", *, resume: Path | None = None) -> Outc
         folder = build.model_folder(ready.place, ready.task, console)
         weights = saved or folder
         algo = build.make_algorithm(
-            cfg.algo, Sampling(max_completion_length=longest, temperature=cfg.sampler.temperature)
+            cfg.algo,
+            Sampling(
+                max_completion_length=longest,
+                temperature=cfg.sampler.temperature,
+                step_ends=build.step_ends(cfg.algo, tokenizer),
+            ),
         )
         judge, pool = build.make_judge(cfg.reward, ready.verifier, tokenizer)
         open_things.enter_context(closing(pool))

@@ -111,7 +111,7 @@ def train(
             sampled += ask.tokens
             metrics = {
                 **report.metrics,
-                **rollout_metrics([leaf for g in drawn.groups for leaf in leaves_of(g)], version),
+                **rollout_metrics([leaf for g in drawn.groups for leaf in leaves_of(g)], version, credits),
                 **drawn.metrics(),
                 **algo.metrics(),
                 "num_tokens": float(sampled),

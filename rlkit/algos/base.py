@@ -23,6 +23,8 @@ class Sampling:
     max_completion_length: int
     """Tokens of one answer, all its parts together."""
     temperature: float
+    step_ends: frozenset[int] = frozenset()
+    """Tokens that end a step of an answer (AlgoConfig.separator); none: answers have no steps."""
 
 
 class Algorithm(Protocol):

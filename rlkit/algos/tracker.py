@@ -114,7 +114,7 @@ class Tracker:
 
     def stored(self, prompts: Sequence[Prompt]) -> list[Rollout]:
         """The response of each prompt's last visit, to be scored again; none for a prompt never met."""
-        return [self._response(p) for p in prompts if self._visited(p.id)]
+        return [self._response(p) for p in prompts if self.has_response(p.id)]
 
     def drifts(self, prompts: Sequence[Prompt], rescored: Sequence[Sequence[float]]) -> list[float]:
         """D of each prompt, nats per token; 0 for one never met.
@@ -124,12 +124,12 @@ class Tracker:
         now = iter(rescored)
         return [
             statistics.fmean(abs(a - b) for a, b in zip(self.records[p.id].logprobs, next(now), strict=True))
-            if self._visited(p.id)
+            if self.has_response(p.id)
             else 0.0
             for p in prompts
         ]
 
-    def _visited(self, prompt_id: str) -> bool:
+    def has_response(self, prompt_id: str) -> bool:
         return prompt_id in self.records and bool(self.records[prompt_id].logprobs)
 
     def _response(self, prompt: Prompt) -> Rollout:

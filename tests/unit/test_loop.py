@@ -49,7 +49,11 @@ OWN: dict[str, dict[str, Any]] = {
         "algo_changes": {"dynamic_sampling": 3},
         "data": DataConfig(name="task:chain", pool=24),
         "reward": RewardConfig(name="tests.verdicts:Uneven", workers=0),
-    }
+    },
+    "spo": {"algo_changes": {"num_generations": 1, "initial_samples": 2}, "prompts_per_step": 5},
+    "vineppo": {  # half of the byte tokenizer's tokens are no text by themselves, and read as U+FFFD
+        "algo_changes": {"num_continuations": 2, "max_steps": 3, "step_separator": "\ufffd"}
+    },
 }
 """What an algorithm's runs have of their own."""
 
@@ -161,7 +165,7 @@ def test_another_seed_is_another_run(whole: tuple[str, Path], model: Path, tmp_p
     assert facts(tmp_path, range(1, 2))["rollouts"][0] != facts(whole[1])["rollouts"][0]
 
 
-@pytest.mark.parametrize("whole", ["grpo", "gspo_n", "skpo", "dapo"], indirect=True)
+@pytest.mark.parametrize("whole", ["grpo", "gspo_n", "skpo", "dapo", "spo", "vineppo"], indirect=True)
 def test_two_steps_and_a_resume_are_the_run_that_never_stopped(
     whole: tuple[str, Path], model: Path, tmp_path: Path
 ) -> None:
@@ -190,6 +194,9 @@ def test_groups_of_equal_scores_are_replaced_while_rounds_are_left(whole: tuple[
         assert [line[f"groups/{name}"] for name in ("prompts", "kept", "rounds")] == [drawn, kept, rounds]
         trained = [any(r["advantages"] is not None for r in group) for group in groups]
         assert trained == spread
+        right = [{r["score"] for r in group} == {1.0} for group in groups]
+        assert (line["groups/total"], line["groups/all_right"]) == (drawn, sum(right))
+        assert line["groups/all_wrong"] == drawn - kept - sum(right)
         assert line["reward"] == pytest.approx(sum(r["score"] for r in rows) / len(rows))
         all_rounds.append(rounds)
     assert max(all_rounds) > 1
@@ -256,6 +263,26 @@ def test_a_step_whose_groups_all_have_equal_scores_trains_nothing_and_goes_on(
     before = load_file(model / "model.safetensors")
     after = load_file(tmp_path / "checkpoints" / "step-000002" / "model.safetensors")
     assert all(torch.equal(before[n], after[n]) for n in before)
+
+
+@pytest.mark.parametrize("whole", ["spo", "vineppo"], indirect=True)
+def test_what_is_sampled_for_values_is_judged_and_stored_but_not_trained(whole: tuple[str, Path]) -> None:
+    algo, folder = whole
+    lines = read_metrics(folder)
+    for step, line in enumerate(lines, start=1):
+        rows = read_rollouts(folder, step)
+        trained = [r for r in rows if r["advantages"] is not None]
+        assert 0 < len(trained) < len(rows) or (algo, step) != ("spo", 1)
+        assert all(r["outcome"] in ("score", "skip") for r in rows)
+        assert line["groups/prompts"] == line["groups/kept"] == (5 if algo == "spo" else 4)
+        assert line["grad_norm"] > 0
+    if algo == "spo":
+        assert lines[0]["spo/drift"] == 0.0 < lines[-1]["spo/drift"]
+        assert len(read_rollouts(folder, 1)) == 5 * (1 + 2)
+        assert lines[-1]["spo/prompts_met"] == 6
+    else:
+        assert all(1 < line["vineppo/steps"] <= 3 for line in lines)
+        assert lines[0]["vineppo/continuations"] == len(read_rollouts(folder, 1)) - 4 * 4
 
 
 @pytest.mark.slow
