@@ -436,8 +436,8 @@ def algos() -> int:
         table.add_column(column, no_wrap=column == "name")
     for name, words in traits.items():
         table.add_row(name, *(words.get(column, "") for column in columns))
-    # A pipe has no width: as wide as the table then.
-    Console(width=None if sys.stdout.isatty() else 160).print(table, highlight=False, markup=False)
+    # A pipe has no width: as wide as the table then. No stdout at all: started with it closed.
+    Console(width=None if sys.stdout and sys.stdout.isatty() else 160).print(table, highlight=False, markup=False)
     print(
         "\nits settings: rlkit train --algo NAME --help; its paper and what we chose: docs/papers.md\n"
         "your own: --algo file.py:MyAlgorithm (see examples/custom_algorithm.py)"
