@@ -50,18 +50,18 @@ class Policy(nn.Module):
             if not batch.rows:  # nothing to predict, but every weight takes part: DDP and FSDP wait for it
                 none_N = head(hidden_NH).sum(-1)
                 return none_N[None], none_N.detach()[None]
-            logp_N, entropy_N = token_stats(
+            stats = token_stats(
                 hidden_NH,
-                head.weight,
-                getattr(head, "bias", None),
+                head,
                 batch.ids_BT[batch.mask_BT],
                 self.temperature,
                 self.chunk,
+                entropy_grad=entropy_grad,
             )
         zeros_BT = torch.zeros_like(batch.weight_BT)
         return (
-            zeros_BT.masked_scatter(batch.mask_BT, logp_N),
-            zeros_BT.masked_scatter(batch.mask_BT, entropy_N),
+            zeros_BT.masked_scatter(batch.mask_BT, stats.logp_N),
+            zeros_BT.masked_scatter(batch.mask_BT, stats.entropy_N),
         )
 
 
