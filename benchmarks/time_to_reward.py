@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from rlkit.evaluate import Evaluation, evaluate
 
 TASK = "task:chain"
 NAMES: dict[Arm, str] = {"trl": "TRL, generate", "hf": "rlkit, generate", "vllm": "rlkit, vLLM"}
+SWEEP, SWEEP_STEPS = (8, 16, 32, 64, 128, 256), 6
 GOAL = 0.6
 """Of TRL's seconds, for rlkit with vLLM."""
 
@@ -56,6 +57,8 @@ class Args:
     """Steps between evaluations."""
     prompts: int = 500
     """Held-out prompts."""
+    per_device: int | None = None
+    """TRL's per_device_train_batch_size; none: the fastest, after a few steps with each."""
     json: bool = False
     """Print one JSON object as the last line."""
 
@@ -102,8 +105,16 @@ def main(args: Args) -> int:
         task=TASK,
         steps=args.steps,
         every=args.every,
+        trl_per_device=args.per_device or max(SWEEP),
         prompts=args.prompts,
     )
+    if "trl" in arms and args.per_device is None:
+        swept = sweep(plan)
+        plan = replace(plan, trl_per_device=min(swept, key=lambda size: swept[size]))
+        told = ", ".join(f"{size}: {seconds:.2f}" for size, seconds in swept.items())
+        console.print(
+            f"TRL's learner seconds per step by per_device_train_batch_size: {told}", highlight=False
+        )
     curves: list[Curve] = []
     with tempfile.TemporaryDirectory() as folder, closing(Examiner(plan, Path(folder))) as examiner:
         for seed in args.seeds:
@@ -118,7 +129,16 @@ def main(args: Args) -> int:
     console.print(words(results, args), soft_wrap=True, highlight=False)
     console.print(f"machine: {machine}", soft_wrap=True, highlight=False)
     if args.json:
-        print(json.dumps({"benchmark": "time_to_reward", "machine": machine, **results}))
+        print(
+            json.dumps(
+                {
+                    "benchmark": "time_to_reward",
+                    "machine": machine,
+                    "trl_per_device": plan.trl_per_device,
+                    **results,
+                }
+            )
+        )
     return 0
 
 
@@ -127,6 +147,17 @@ def in_a_process(plan: Plan, arm: Arm, seed: int, folder: Path) -> Run:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
         return pool.submit(runs.train, plan, arm, seed, folder).result()
+
+
+def sweep(plan: Plan) -> dict[int, float]:
+    """TRL's seconds of learning per step, by per_device_train_batch_size; each size in a process of its own."""
+    short = replace(plan, steps=SWEEP_STEPS, every=SWEEP_STEPS)
+    out = {}
+    for size in (size for size in SWEEP if plan.rollouts % size == 0):
+        with tempfile.TemporaryDirectory() as folder:
+            run = in_a_process(replace(short, trl_per_device=size), "trl", 0, Path(folder) / "sweep")
+        out[size] = statistics.median(step.learner for step in run.steps[1:])
+    return out
 
 
 class Examiner:

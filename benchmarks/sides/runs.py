@@ -37,8 +37,8 @@ class Plan:
     """Training prompts, met again every epoch in a new order."""
     num_generations: int = 8
     learning_rate: float = 1e-4
-    trl_per_device: int = 256
-    """TRL's per_device_train_batch_size; the fastest of 32, 64, 128 and 256 on two cores is the last."""
+    trl_per_device: int
+    """TRL's per_device_train_batch_size; whatever it is, an optimizer step takes all answers of a step."""
     prompts: int
     """Held-out prompts."""
 

@@ -1,0 +1,168 @@
+"""benchmarks/: both sides really do the same work, and the numbers they are judged by are worked out by hand."""
+
+import statistics
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rlkit.tiny import make_model, make_tokenizer
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def benchmarks_can_be_imported() -> Any:
+    """As when one of them is run."""
+    sys.path.insert(0, str(BENCHMARKS))
+    yield
+    sys.path.remove(str(BENCHMARKS))
+
+
+def do(job: Any) -> list[Any]:
+    """A job's updates, in this process."""
+    from sides import updates
+
+    done: list[Any] = []
+    updates.run(job, lambda: None, done.append)
+    return done
+
+
+# -- learner.py ------------------------------------------------------------------------------------------------------------
+
+
+def test_both_sides_compute_the_same_update_of_the_same_rollouts(tmp_path: Path) -> None:
+    from sides.updates import Case, Job, Shape
+
+    shape = Shape(
+        vocab_size=48, hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2, num_kv_heads=1
+    )
+    case = Case(
+        name="tail",
+        num_groups=4,
+        num_generations=4,
+        prompt_tokens=5,
+        median=6,
+        sigma=1.0,
+        cap=20,
+        silent_groups=1,
+    )
+    assert len(set(case.lengths())) > 4, "padding must matter"
+    job = Job(side="rlkit", shape=shape, cases=(case, case), per_device=4, gradient_file=tmp_path / "rlkit")
+    jobs = {
+        "rlkit": job,
+        "trl": replace(job, side="trl", gradient_file=tmp_path / "trl"),
+        "trl full logits": replace(job, side="trl full logits", gradient_file=tmp_path / "full"),
+        "other rewards": replace(job, cases=(replace(case, seed=1),) * 2, gradient_file=tmp_path / "other"),
+    }
+    norms = {name: [update.grad_norm for update in do(each)] for name, each in jobs.items()}
+    gradients = {name: torch.load(each.gradient_file) for name, each in jobs.items() if each.gradient_file}
+    for name in ("trl", "trl full logits"):
+        assert norms[name] == pytest.approx(norms["rlkit"], rel=1e-4)
+        torch.testing.assert_close(gradients[name], gradients["rlkit"], rtol=1e-3, atol=1e-6)
+    assert not torch.allclose(gradients["other rewards"], gradients["rlkit"], rtol=0.1)
+
+
+def test_the_lengths_are_log_normal_and_cut() -> None:
+    from sides.updates import Case
+
+    case = Case(name="tail", num_groups=500, prompt_tokens=1, median=128, sigma=1.0)
+    lengths = case.lengths()
+    assert len(lengths) == 4000 and max(lengths) == 1024
+    assert statistics.median(lengths) == pytest.approx(128, rel=0.05)
+    # P(z < -1) = 0.159: a share of them is shorter than 128 / e = 47.1
+    assert sum(length < 47 for length in lengths) / 4000 == pytest.approx(0.159, abs=0.02)
+    assert Case(name="equal", num_groups=1, prompt_tokens=1, median=7).lengths() == [7] * 8
+
+
+def test_silent_groups_have_one_reward_and_the_others_do_not() -> None:
+    from sides.updates import Case
+
+    groups = Case(name="half", num_groups=2, prompt_tokens=3, median=4, silent_groups=1).groups(16)
+    assert [len({r.value for r in group.rollouts}) for group in groups] == [1, 8]
+    assert {len(r.completion_ids) for group in groups for r in group.rollouts} == {4}
+    assert len({tuple(r.token_ids[:3]) for group in groups for r in group.rollouts}) == 2
+
+
+# -- time_to_reward.py -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model, untrained."""
+    folder = tmp_path_factory.mktemp("weights")
+    tokenizer = make_tokenizer()
+    make_model(tokenizer, seed=0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("arm", ["trl", "hf"])
+def test_a_run_keeps_its_weights_and_the_seconds_of_its_steps(
+    arm: Any, weights: Path, tmp_path: Path
+) -> None:
+    from sides.runs import Plan, train
+
+    plan = Plan(
+        model=weights,
+        task="task:chain",
+        steps=3,
+        every=2,
+        prompts_per_step=2,
+        pool=4,
+        num_generations=2,
+        trl_per_device=2,
+        prompts=2,
+    )
+    run = train(plan, arm, seed=0, folder=tmp_path / "run")
+    assert len(run.steps) == 3 and sorted(run.weights) == [0, 2, 3]
+    assert all(0 < step.learner < step.seconds for step in run.steps)
+    kept = [load_file(folder / "model.safetensors") for _, folder in sorted(run.weights.items())]
+    assert kept[0].keys() == kept[1].keys() == kept[2].keys()
+
+
+def test_prompts_that_differ_are_refused() -> None:
+    from sides.runs import require_same_prompts
+
+    from rlkit.types import Prompt
+
+    tokenizer = make_tokenizer()
+    prompt = Prompt(id="a", token_ids=[2, 40])
+    require_same_prompts([prompt], [[2, 40]], [tokenizer.eos_token_id], tokenizer)
+    with pytest.raises(SystemExit, match=r"TRL reads \[2, 41\], rlkit \[2, 40\]"):
+        require_same_prompts([prompt], [[2, 41]], [tokenizer.eos_token_id], tokenizer)
+    with pytest.raises(SystemExit, match="ends answers at"):
+        require_same_prompts([prompt], [[2, 40]], [0, 1], tokenizer)
+
+
+def test_seconds_to_a_target_are_read_off_straight_lines() -> None:
+    from sides.runs import Run, Step
+    from time_to_reward import Curve, steps_to, summarise
+
+    steps = [Step(seconds=float(s), learner=1.0) for s in (2, 4, 6, 8)]
+
+    def curve(arm: Any, scores: dict[int, float]) -> Curve:
+        return Curve(run=Run(arm=arm, seed=0, opening=0.0, steps=steps, weights={}), pass_at_1=scores)
+
+    slow, quick = curve("trl", {0: 0.5, 2: 0.6, 4: 0.8}), curve("vllm", {0: 0.5, 2: 0.7, 4: 0.9})
+    assert steps_to(0.7, slow.pass_at_1) == pytest.approx(3.0)
+    assert slow.seconds_at(3.0) == 12 and slow.seconds_at(2.5) == 9  # 2 + 4 + 6; 2 + 4 + half of 6
+    results = summarise([slow, quick], ["trl", "vllm"], 0.7)
+    assert results["ratio_vllm"] == pytest.approx(0.5)  # 6 seconds for two steps, of 12
+    assert results["ratio_per_step_vllm"] == 1.0
+    assert results["arms"]["trl"]["learner_share"] == pytest.approx(4 / 20)
+
+
+def test_a_target_that_is_never_met_is_no_number() -> None:
+    from sides.runs import Run, Step
+    from time_to_reward import Curve, steps_to, summarise
+
+    run = Run(arm="trl", seed=0, opening=0.0, steps=[Step(seconds=1.0, learner=0.5)], weights={})
+    results = summarise([Curve(run=run, pass_at_1={0: 0.1, 1: 0.2})], ["trl"], 0.85)
+    assert steps_to(0.85, {0: 0.1, 1: 0.2}) is None
+    assert results["arms"]["trl"]["seconds_to_target"] is None and results["ratio_trl"] is None
+    assert steps_to(0.85, {0: 0.9}) == 0.0
