@@ -4,7 +4,10 @@ from collections.abc import Sequence
 
 import pytest
 
+from rlkit.algo_presets import ALGO_CONFIGS
+from rlkit.algos.base import Sampling
 from rlkit.algos.selection import has_spread, with_spread
+from rlkit.build import make_algorithm
 from rlkit.errors import RolloutError
 from rlkit.types import Prompt, Score
 from rlkit.verify import Judge
@@ -33,6 +36,18 @@ def test_a_group_is_worth_training_on_when_two_scores_differ(
 def test_the_groups_that_are_kept_stay_in_their_order() -> None:
     groups = [scored_group([1, i % 2], prompt_id=str(i)) for i in range(5)]
     assert [g.prompt.id for g in with_spread(groups)] == ["0", "2", "4"]
+
+
+@pytest.mark.parametrize(
+    "name, rounds, kept", [("dapo", 5, ["b"]), ("grpo", 1, ["a", "b"]), ("nsr", 1, ["a", "b"])]
+)
+def test_an_algorithm_without_dynamic_sampling_keeps_every_group(
+    name: str, rounds: int, kept: list[str]
+) -> None:
+    """NSR learns from groups that are all wrong."""
+    algo = make_algorithm(ALGO_CONFIGS[name](), Sampling(max_completion_length=8, temperature=1.0))
+    groups = [scored_group([0.0, 0.0], prompt_id="a"), scored_group([1.0, 0.0], prompt_id="b")]
+    assert (algo.rounds, [g.prompt.id for g in algo.select(groups)]) == (rounds, kept)
 
 
 class Marks:

@@ -90,6 +90,9 @@ def test_an_answer_is_compared_with_the_value_before_it_and_normalised_over_the_
     # alpha = beta = 1/2 and rho = 0.96: (0.48 + 1) / 1.96 after a right answer, 0.48 / 1.96 after a wrong one
     assert algo.tracker.value("a") == pytest.approx(1.48 / 1.96)
     assert algo.tracker.value("b") == pytest.approx(0.48 / 1.96)
+    assert algo.tracker.length("b") == pytest.approx(
+        8 + (2 - 8) / 1.96
+    )  # from the longest answer towards its own
     second = advantages(step(algo, {"a": 1.0, "b": 1.0, "new": 1.0}))
     raw = [1 - 1.48 / 1.96, 1 - 0.48 / 1.96, 0.5]
     mean, std = statistics.fmean(raw), statistics.stdev(raw)
@@ -209,6 +212,24 @@ def test_initial_samples_are_drawn_at_the_first_visit_only() -> None:
     groups = algo.collect([question("a"), question("b")], sampler.sample, seed=2)
     assert [(r.prompt_id, r.n) for r in sampler.requests] == [("a", 1), ("b", 1), ("b", 2)]
     assert [len(g.children) for g in groups] == [0, 2]
+
+
+def test_a_prompt_that_comes_twice_in_one_step_begins_once() -> None:
+    algo = make(initial_samples=2)
+    sampler = ScriptedSampler(write, stop_ids=[STOP])
+    groups = []
+    for group, first in zip(
+        algo.collect([question("a"), question("a")], sampler.sample, seed=1), (1.0, 0.0), strict=True
+    ):
+        answers, initial = group.children
+        groups.append(
+            replace(group, children=[with_scores(answers, [1.0]), with_scores(initial, [first] * 2)])
+        )
+    algo.credit(groups, [[-1.0, -1.0]] * len(algo.rescore(groups)))
+    start = 2.5 / 3  # of the first group's; the second answer is one more visit
+    after = start + (1 - start) / (0.96 * 8 + 1)
+    visits = 0.96 * 8 + 1
+    assert algo.tracker.value("a") == pytest.approx(after + (1 - after) / (0.96 * visits + 1))
 
 
 def test_initial_samples_that_cannot_be_judged_leave_the_neutral_value() -> None:

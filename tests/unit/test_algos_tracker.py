@@ -152,6 +152,8 @@ def test_state_comes_back_bit_for_bit() -> None:
     again = tracker()
     again.load_state_dict(t.state_dict())
     assert again.records == t.records
+    for name in t.records:  # and are no wider than they were
+        assert again.records[name].logprobs.typecode == t.records[name].logprobs.typecode
     kept = t.state_dict()
     visit(t, "prompt 1", 1.0)
     again.load_state_dict(kept)

@@ -99,12 +99,13 @@ def test_tensors_in_an_algorithm_s_state_come_back_bit_for_bit(tmp_path: Path) -
     state: dict[str, Any] = {
         "steps": 7,
         "of no tensors": {"deeper": [1, 0.1]},
-        'a "b"/c': {"x": {}, **tensors},
+        'a "b"/c': {"x": {}, "deeper": {"still": {"singles": tensors["singles"]}}, **tensors},
         **tensors,
     }
     position = Position(step=3, updates=6, sampled_tokens=123, data={}, algo=state)
     folder = checkpoint.save(tmp_path, make_learner(), byte_tokenizer(), position, 2)
     got = checkpoint.read_position(folder).algo
+    assert torch.equal(got['a "b"/c']["deeper"]["still"]["singles"], tensors["singles"])
     assert (got["steps"], got["of no tensors"], got['a "b"/c']["x"]) == (7, {"deeper": [1, 0.1]}, {})
     assert got.keys() == state.keys()
     for place in (got, got['a "b"/c']):
