@@ -325,7 +325,10 @@ def test_autocast_to_bfloat16_is_no_further_from_the_truth_than_whole_logits(
     true = truth.logp_N, truth.entropy_N, *gradients(truth, leaves, entropy_grad)
     with torch.autocast("cpu", torch.bfloat16):
         oracle = whole_logits(hidden_NH, head, target_N, 0.9)
-        stats = token_stats(hidden_NH, head, target_N, 0.9, 20, entropy_grad=entropy_grad)
+        stats = token_stats(hidden_NH, head, target_N, 0.9, 20, entropy_grad=entropy_grad, top_k=3)
+        top_N = (head(hidden_NH).float() / 0.9).softmax(-1).topk(3).values.sum(-1)
+    assert stats.top_mass_N is not None
+    torch.testing.assert_close(stats.top_mass_N, top_N.detach(), rtol=0, atol=1e-5)
     whole = oracle.logp_N, oracle.entropy_N, *gradients(oracle, leaves, entropy_grad)
     ours = stats.logp_N, stats.entropy_N, *gradients(stats, leaves, entropy_grad)
     assert stats.logp_N.dtype == torch.float32 and ours[2].dtype == ours[3].dtype == torch.float32
