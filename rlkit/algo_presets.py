@@ -8,17 +8,8 @@ has the default of FamilyConfig.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rlkit.algo_config import (
-    AlgoConfig,
-    Baseline,
-    FamilyConfig,
-    Level,
-    Normalizer,
-    Scale,
-    SkpoConfig,
-    SpoConfig,
-    VinePpoConfig,
-)
+from rlkit.algo_config import AlgoConfig, Baseline, FamilyConfig, Level, Normalizer, Scale
+from rlkit.algo_own import SkpoConfig, SpoConfig, VinePpoConfig
 from rlkit.types import Surrogate
 
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rlkit.algo_config import AlgoConfig, FamilyConfig, SkpoConfig, SpoConfig, VinePpoConfig
+from rlkit.algo_config import AlgoConfig, FamilyConfig
+from rlkit.algo_own import SkpoConfig, SpoConfig, VinePpoConfig
 from rlkit.algo_presets import ALGO_CONFIGS
 from rlkit.config import (
     DataConfig,

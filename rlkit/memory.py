@@ -20,8 +20,8 @@ from rlkit.config import TrainConfig
 from rlkit.models import ModelPlace, ModelShape
 
 GIB = 2**30
-MERGED = "learner: merged"
-"""Row of the weights with their adapters added: there while the sampler loads them, not during the step."""
+COPY = "learner: copy"
+"""Row of the weights that are merged with adapters or gathered from ranks: there while the sampler loads them, not during the step."""
 SOFTMAX_COPIES = 3
 """Logits, their softmax and their gradient, each in float32 (measured in trl#3678: 2.9)."""
 ADAPTERS = "adapters (--learner.lora-rank 16), a smaller model or a larger device"
@@ -183,10 +183,10 @@ def _host_memory() -> tuple[int, int]:
     return total, free
 
 
-def memory_needs(cfg: TrainConfig, shape: ModelShape, machine: Machine) -> list[Need]:
-    """The memory table: what learner and sampler hold at the peak, which is the backward pass. GiB."""
+def memory_needs(cfg: TrainConfig, shape: ModelShape, machine: Machine, ranks: int = 1) -> list[Need]:
+    """The memory table of one of the ranks: what learner and sampler hold at the peak, which is the backward pass. GiB."""
     n, on_gpu = shape.parameters, machine.device == "cuda"
-    half = cfg.model.dtype == "bfloat16" or (cfg.model.dtype == "auto" and on_gpu)
+    half = _half(cfg, machine)
     size, dtype = (2, "bfloat16") if half else (4, "float32")
     length = cfg.max_prompt_length + completion_length(cfg)
     tokens = max(cfg.learner.micro_batch_tokens, length)
@@ -208,13 +208,16 @@ def memory_needs(cfg: TrainConfig, shape: ModelShape, machine: Machine) -> list[
     if cfg.algo.beta > 0 and not cfg.learner.lora_rank:
         why = f"starting weights, beta = {cfg.algo.beta:g}"
         needs.append(Need(what="learner: reference", gib=weights_gib(n, 4), why=why))
-    if cfg.learner.lora_rank:
-        merged = weights_gib(matrix_parameters(shape), size)
-        needs.append(Need(what=MERGED, gib=merged, why=f"{dtype}, while the sampler takes them"))
+    if cfg.learner.shard != "none":
+        needs = _divided(needs, cfg, shape, ranks, half, on_gpu)
+    if cfg.learner.shard != "none" or cfg.learner.lora_rank:
+        copied = n if cfg.learner.shard != "none" else matrix_parameters(shape)
+        why = f"whole weights in {dtype}, while the sampler takes them"
+        needs.append(Need(what=COPY, gib=weights_gib(copied, size), why=why))
     needs.append(Need(what="process", gib=PROCESS_GIB, why="libraries and fragmentation, a round number"))
     copy = weights_gib(n, size)
     if _sampler(cfg) == "hf":
-        rows = min(cfg.sampler.max_num_seqs, cfg.prompts_per_step * cfg.algo.num_generations)
+        rows = min(cfg.sampler.max_num_seqs, -(-cfg.prompts_per_step // ranks) * cfg.algo.num_generations)
         cache = kv_cache_gib(shape, size, rows, length)
         needs.append(Need(what="hf: weights", gib=copy, why=dtype))
         needs.append(
@@ -260,6 +263,36 @@ def _learner_state(cfg: TrainConfig, shape: ModelShape, half: bool) -> list[Need
     return rows
 
 
+def _divided(
+    rows: Sequence[Need], cfg: TrainConfig, shape: ModelShape, ranks: int, half: bool, on_gpu: bool
+) -> list[Need]:
+    """The same rows on one of the ranks that divide the model between them (FSDP2). GiB."""
+    out = []
+    for row in rows:
+        if row.what in (
+            "learner: weights",
+            "learner: adapters",
+            "learner: gradients",
+            "learner: AdamW",
+            "learner: reference",
+        ):
+            what = row.what.replace("learner", "host") if cfg.learner.cpu_offload and on_gpu else row.what
+            out.append(Need(what=what, gib=row.gib / ranks, why=f"{row.why}; 1/{ranks} of it"))
+        elif row.what != "learner: autocast":  # weights are gathered in bfloat16
+            out.append(row)
+    layer = matrix_parameters(shape) // shape.layers
+    gathered = weights_gib(shape.parameters - max(0, shape.layers - 2) * layer, 2 if half else 4)
+    return [
+        *out,
+        Need(what="learner: gathered", gib=gathered, why="embedding, head and two layers at a time"),
+    ]
+
+
+def _half(cfg: TrainConfig, machine: Machine) -> bool:
+    """Whether the forward runs in bfloat16."""
+    return cfg.model.dtype == "bfloat16" or (cfg.model.dtype == "auto" and machine.device == "cuda")
+
+
 def _sampler(cfg: TrainConfig) -> Literal["vllm", "hf"]:
     if cfg.sampler.name != "auto":
         return cfg.sampler.name
@@ -271,11 +304,14 @@ def _kv_words(shape: ModelShape, size: int, room: float, length: int) -> str:
     return f"{tokens:,} tokens, {tokens // length:,} of the longest sequences at one time"
 
 
-def memory_warnings(cfg: TrainConfig, shape: ModelShape, machine: Machine, needs: list[Need]) -> list[str]:
+def memory_warnings(
+    cfg: TrainConfig, shape: ModelShape, machine: Machine, needs: list[Need], ranks: int = 1
+) -> list[str]:
+    """What does not fit, and what to change. needs: of one rank; on a GPU each has its own, on a CPU they share one memory."""
     warnings = []
     by_name = {need.what: need.gib for need in needs}
     length = cfg.max_prompt_length + completion_length(cfg)
-    half = "learner: autocast" in by_name
+    half = _half(cfg, machine)
     size = 2 if half else 4
     if _sampler(cfg) == "vllm":
         one = kv_cache_gib(shape, size, 1, length)
@@ -291,7 +327,7 @@ def memory_warnings(cfg: TrainConfig, shape: ModelShape, machine: Machine, needs
                 f"vLLM: its share of {by_name['vllm: its share']:.1f} GiB cannot hold its weights ({weights:.1f} GiB) and one "
                 f"sequence ({one:.2f} GiB); raise --sampler.gpu-memory-utilization"
             )
-    total = peak(needs).gib
+    total = peak(needs).gib * (1 if machine.device == "cuda" else ranks)
     if total > machine.memory_gib:
         kept = by_name["learner: activations"]
         tokens = max(cfg.learner.micro_batch_tokens, length)
@@ -361,9 +397,10 @@ def peak(needs: Sequence[Need]) -> Need:
     writes; so the peak is the larger of the two. Elsewhere both hold what they have.
     """
     gib = {need.what: need.gib for need in needs}
-    share, merged = gib.pop("vllm: its share", None), gib.pop(MERGED, 0.0)
+    gib = {what: value for what, value in gib.items() if not what.startswith("host: ")}
+    share, copy = gib.pop("vllm: its share", None), gib.pop(COPY, 0.0)
     kept = ("learner: weights", "learner: adapters", "learner: AdamW", "learner: reference", "process")
-    resting = merged + sum(gib.get(name, 0.0) for name in kept)
+    resting = copy + sum(gib.get(name, 0.0) for name in kept)
     if share is None:
         samplers = sum(value for name, value in gib.items() if name.startswith(("hf", "vllm")))
         return Need(what="together", gib=max(sum(gib.values()), resting + samplers), why="")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlkit import memory
-from rlkit.algo_config import SkpoConfig
+from rlkit.algo_own import SkpoConfig
 from rlkit.config import TrainConfig
 from rlkit.models import FOLDER_HOLDS, ModelPlace, ModelShape
 from rlkit.printable import printable
@@ -68,6 +68,7 @@ def plan(
     decode: Callable[[list[int]], str] | None = None,
     tokenizer_problem: str | None = None,
     learning_rates: Sequence[str] = (),
+    ranks: int = 1,
     machine: memory.Machine | None = None,
 ) -> Plan:
     """Everything that can be told before a weight is loaded.
@@ -79,12 +80,17 @@ def plan(
     decode: token ids -> text, for SKPO's [s, q]
     tokenizer_problem: the sentence why there is no tokenizer; then prompts need no token ids, and the plan is not ready
     learning_rates: the table of parameter groups; none when all weights learn alike
+    ranks: processes that train together
     """
     machine = machine or memory.this_machine(cfg.output_dir)
     problems, warnings, notes = [], [], []
     model_lines, missing = _model(place)
     problems += missing
     batch_lines, batch_warnings = _batch(cfg, pool)
+    if ranks > 1:
+        batch_lines.append(
+            f"ranks: {ranks} share prompts, verdicts and micro-batches; the numbers above are of all together"
+        )
     warnings += batch_warnings
     sections = [
         Section(title="Model", lines=tuple(model_lines)),
@@ -96,11 +102,10 @@ def plan(
             f"memory and disk: no estimate, since the shape of {place.name} is not known on this machine"
         )
     else:
-        needs = memory.memory_needs(cfg, place.shape, machine)
-        sections.append(
-            Section(title="Memory (estimate)", lines=(*memory.table(needs), memory.device_words(machine)))
-        )
-        warnings += memory.memory_warnings(cfg, place.shape, machine, needs)
+        needs = memory.memory_needs(cfg, place.shape, machine, ranks)
+        title = "Memory (estimate)" if ranks == 1 else f"Memory (estimate, each of {ranks} ranks)"
+        sections.append(Section(title=title, lines=(*memory.table(needs), memory.device_words(machine))))
+        warnings += memory.memory_warnings(cfg, place.shape, machine, needs, ranks)
         warnings += _length_warnings(cfg, place.shape, prompts)
         problems += _foreign_tokens(place.shape, prompts)
         disk = memory.disk_needs(cfg, place)
@@ -178,8 +183,8 @@ def show(plan: Plan, console: "Console") -> None:
 def _batch(cfg: TrainConfig, pool: int | None) -> tuple[list[str], list[str]]:
     """Prompts -> rollouts -> updates, tokens and epochs in words; and warnings."""
     prompts, group, length = cfg.prompts_per_step, cfg.algo.num_generations, memory.completion_length(cfg)
-    skpo = cfg.algo if isinstance(cfg.algo, SkpoConfig) else None
-    trained_each = group if skpo is None else 1 + group
+    draws = cfg.algo.draws(length)
+    trained_each = sum(draws.trained.values())
     trained = prompts * trained_each
     sizes = [  # as rlkit.batch deals groups to mini-batches
         ((i + 1) * prompts // cfg.mini_batches - i * prompts // cfg.mini_batches) * trained_each
@@ -191,23 +196,18 @@ def _batch(cfg: TrainConfig, pool: int | None) -> tuple[list[str], list[str]]:
     arrow = f"-> {updates} update{'s' * (updates > 1)} {each}"
     if cfg.num_iterations > 1:
         arrow += f" ({cfg.mini_batches} mini-batch{'es' * (cfg.mini_batches > 1)} x {cfg.num_iterations} iterations)"
-    if skpo is None:
+    most = prompts * draws.tokens
+    if draws.sampled == draws.trained:
         lines = [f"{prompts} prompts x {group} = {trained} rollouts {arrow}"]
-        most = prompts * group * length
-        lines.append(f"tokens per step: at most {trained} x {length} = {most:,} sampled")
     else:
-        own = 1 if skpo.upstream_reward == "own" else 0
-        drawn = f"{group} segments + {group} continuations" + " + 1 own answer" * own
-        lines = [
-            f"{prompts} prompts x ({drawn}) = {prompts * (2 * group + own)} samples; "
-            f"trained: {prompts} segments + {prompts * group} continuations {arrow}"
-        ]
-        segment = max(1, min(round(skpo.split_high * length), length // 2))
-        most = prompts * (group * segment + (group + own) * (length - 1))
-        lines.append(
-            f"tokens per step: at most {most:,} sampled (segments of at most {segment}, segment + continuation of at most "
-            f"{length}); {prompts * group * length:,} when no segment ends early"
-        )
+        drawn = " + ".join(f"{count} {kind}" for kind, count in draws.sampled.items())
+        kept = " + ".join(f"{prompts * count} {kind}" for kind, count in draws.trained.items())
+        total = prompts * sum(draws.sampled.values())
+        lines = [f"{prompts} prompts x ({drawn}) = {total} samples; trained: {kept} {arrow}"]
+    plain = draws.tokens == trained_each * length
+    cost = f"{trained} x {length} = {most:,} sampled" if plain else f"{most:,} sampled"
+    cost += f" ({draws.why})" if draws.why else ""
+    lines.append(f"tokens per step: at most {cost}")
     if small != large:
         lines.append(
             f"mini-batches: {prompts} prompts do not divide into {cfg.mini_batches}; a mini-batch holds whole groups, so they hold "

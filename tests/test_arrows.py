@@ -18,13 +18,13 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS: dict[int, set[str]] = {
     1: {
-        *("__init__", "types", "errors", "config", "algo_config", "algo_presets"),
+        *("__init__", "types", "errors", "config", "algo_config", "algo_own", "algo_presets"),
         *("userload", "toml", "flags", "boxed"),
     },
     2: {
         *("rewards", "samplers", "analysis", "algos", "learner", "tasks"),
         *("data", "rows", "columns", "sources", "templates"),
-        *("batch", "feed", "metrics", "models", "memory", "printable", "verify"),
+        *("batch", "feed", "metrics", "models", "memory", "printable", "ranks", "verify"),
         *("checkpoint", "doctor", "rollout_metrics", "tiny"),
     },
     3: {"loop", "evaluate", "preflight", "sft", "show"},
@@ -35,7 +35,7 @@ FLOORS: dict[int, set[str]] = {
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 
-SHARED = {"batch", "feed", "metrics", "models", "printable"}
+SHARED = {"batch", "feed", "metrics", "models", "printable", "ranks"}
 """Floor 2, and free to all of floor 2."""
 DATA_ROOM = {"data", "rows", "columns", "sources", "templates"}
 """Files that are one room without a folder."""

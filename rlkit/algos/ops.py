@@ -83,7 +83,7 @@ def scaled(
 def group_advantages(rewards: Sequence[Sequence[float]], cfg: AlgoConfig) -> list[list[float]]:
     """(R - mean_G) / (std + eps) for every group (GRPO, arXiv:2402.03300 section 4.1).
 
-    >>> from rlkit.algo_config import SkpoConfig
+    >>> from rlkit.algo_own import SkpoConfig
     >>> [round(a, 3) for a in group_advantages([[1, 1, 1, 0, 0, 0, 0, 0]], SkpoConfig())[0][2:4]]
     [1.291, -0.775]
     """

@@ -22,7 +22,8 @@ from typing import cast
 
 from torch import Tensor
 
-from rlkit.algo_config import AlgoConfig, SkpoConfig
+from rlkit.algo_config import AlgoConfig
+from rlkit.algo_own import SkpoConfig
 from rlkit.algos.base import KeepsAll, Sampling
 from rlkit.algos.groups import judged, weights_and_shares
 from rlkit.algos.objective import Shape, objective

@@ -14,7 +14,8 @@ from typing import cast
 
 from torch import Tensor
 
-from rlkit.algo_config import AlgoConfig, SpoConfig
+from rlkit.algo_config import AlgoConfig
+from rlkit.algo_own import SpoConfig
 from rlkit.algos.base import KeepsAll, Sampling
 from rlkit.algos.groups import collect_groups, judged, weights_and_shares
 from rlkit.algos.objective import Shape, objective

@@ -41,7 +41,7 @@ class TrackerSettings(Protocol):
 class Record:
     """What is remembered of one prompt. Responses are arrays: lists take nine times the memory.
 
-    >>> from rlkit.algo_config import SkpoConfig
+    >>> from rlkit.algo_own import SkpoConfig
     >>> r = Record(length=1024.0)
     >>> r.observe(score=0.375, length=100.0, drift=0.0, cfg=SkpoConfig()), r.value, r.visits, r.length
     (0.96, 0.375, 1.0, 100.0)

@@ -19,7 +19,8 @@ from typing import cast
 
 from torch import Tensor
 
-from rlkit.algo_config import AlgoConfig, VinePpoConfig
+from rlkit.algo_config import AlgoConfig
+from rlkit.algo_own import VinePpoConfig
 from rlkit.algos.base import Sampling, Stateless
 from rlkit.algos.groups import collect_groups, judged, weights_and_shares
 from rlkit.algos.objective import Shape, objective

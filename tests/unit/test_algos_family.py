@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlkit.algo_config import AlgoConfig, FamilyConfig, SkpoConfig
+from rlkit.algo_config import AlgoConfig, FamilyConfig
+from rlkit.algo_own import SkpoConfig
 from rlkit.algo_presets import (
     ALGO_CONFIGS,
     CispoConfig,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlkit.algo_config import SkpoConfig
+from rlkit.algo_own import SkpoConfig
 from rlkit.algos.base import Sampling
 from rlkit.algos.skpo import Skpo, choose_segment, cut_early, skip_prompt
 from rlkit.algos.tracker import Record

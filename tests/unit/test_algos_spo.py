@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlkit.algo_config import SpoConfig
+from rlkit.algo_own import SpoConfig
 from rlkit.algos.base import Sampling
 from rlkit.algos.spo import Spo
 from rlkit.batch import TokenStats, make_minibatches

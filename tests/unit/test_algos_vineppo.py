@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from rlkit import build
-from rlkit.algo_config import AlgoConfig, VinePpoConfig
+from rlkit.algo_config import AlgoConfig
+from rlkit.algo_own import VinePpoConfig
 from rlkit.algos.base import Sampling
 from rlkit.algos.vineppo import VinePpo, cuts
 from rlkit.batch import TokenStats, make_minibatches

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rlkit import __version__
-from rlkit.algo_config import SkpoConfig
+from rlkit.algo_own import SkpoConfig
 from rlkit.algo_presets import ALGO_CONFIGS
 from rlkit.cli import DOCTOR_FLAGS, EvalArgs, SftArgs, TrainArgs, _start, main, parse
 from rlkit.config import EvalConfig, SftConfig, TrainConfig

@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 import tomli_w
 
-from rlkit.algo_config import AlgoConfig, FamilyConfig, SkpoConfig
+from rlkit.algo_config import AlgoConfig, FamilyConfig
+from rlkit.algo_own import SkpoConfig
 from rlkit.algo_presets import (
     ALGO_CONFIGS,
     CispoConfig,

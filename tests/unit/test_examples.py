@@ -14,7 +14,8 @@ import torch
 from rich.console import Console
 
 from rlkit import cli, commands
-from rlkit.algo_config import AlgoConfig, SkpoConfig
+from rlkit.algo_config import AlgoConfig
+from rlkit.algo_own import SkpoConfig
 from rlkit.algo_presets import CispoConfig, DapoConfig, GspoConfig, GspoNConfig, NsrConfig
 from rlkit.algos.base import Sampling
 from rlkit.batch import TokenStats, make_minibatches

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from rlkit.algo_config import AlgoConfig, SkpoConfig
+from rlkit.algo_config import AlgoConfig
+from rlkit.algo_own import SkpoConfig
 from rlkit.algo_presets import GrpoConfig, GspoNConfig
 from rlkit.algos.base import Sampling
 from rlkit.algos.family import Family

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlkit.algo_config import AlgoConfig, SkpoConfig
+from rlkit.algo_config import AlgoConfig
+from rlkit.algo_own import SkpoConfig
 from rlkit.algos.base import Sampling
 from rlkit.algos.skpo import Skpo
 from rlkit.batch import Batch, TokenStats, make_minibatches

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from rlkit import memory, preflight
-from rlkit.algo_config import AlgoConfig, SkpoConfig
+from rlkit.algo_config import AlgoConfig
+from rlkit.algo_own import SkpoConfig, SpoConfig, VinePpoConfig
+from rlkit.algo_presets import DapoConfig
 from rlkit.config import (
     LearnerConfig,
     LogConfig,
@@ -137,9 +139,39 @@ def test_skpo_tokens_are_bounded_by_early_segments() -> None:
     cfg = config(prompts_per_step=2, algo=SkpoConfig(num_generations=4), max_completion_length=100)
     # Segments of at most 50; the kept one may be cut to 1, then a continuation has 99: 2 x 4 x (50 + 99).
     assert lines(planned(cfg), "Batch")[1] == (
-        "tokens per step: at most 1,192 sampled (segments of at most 50, segment + continuation of at most 100); "
-        "800 when no segment ends early"
+        "tokens per step: at most 1,192 sampled (segments of at most 50, segment + continuation of at most 100)"
     )
+
+
+@pytest.mark.parametrize(
+    "algo, samples, tokens",
+    [
+        (SpoConfig(), "2 prompts x 1 = 2 rollouts -> ", "2 x 100 = 200 sampled"),
+        (
+            SpoConfig(initial_samples=3),
+            "2 prompts x (1 answers + 3 at a first visit) = 8 samples; trained: 2 answers -> ",
+            "800 sampled",
+        ),
+        (
+            VinePpoConfig(num_generations=4, num_continuations=3, max_steps=5),
+            # 3 from the prompt, and 3 from each of 4 later steps of 4 answers
+            "2 prompts x (4 answers + 51 continuations) = 110 samples; trained: 8 answers -> ",
+            "11,000 sampled (3 continuations from the prompt and from each of 4 later steps of every answer)",
+        ),
+        (
+            DapoConfig(num_generations=4, dynamic_sampling=2),
+            "2 prompts x 4 = 8 rollouts -> ",
+            "2,400 sampled (3 rounds, when every group is replaced every time)",
+        ),
+    ],
+    ids=["spo", "spo, initial", "vineppo", "dapo"],
+)
+def test_algorithms_that_sample_more_than_they_train_say_so(
+    algo: AlgoConfig, samples: str, tokens: str
+) -> None:
+    said = lines(planned(config(prompts_per_step=2, algo=algo, max_completion_length=100)), "Batch")
+    assert said[0].startswith(samples)
+    assert said[1] == f"tokens per step: at most {tokens}"
 
 
 def test_endless_prompts_have_no_epochs() -> None:

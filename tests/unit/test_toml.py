@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from rlkit.algo_config import SkpoConfig
+from rlkit.algo_own import SkpoConfig
 from rlkit.config import EvalConfig, TrainConfig
 from rlkit.errors import ConfigError
 from rlkit.toml import load_toml, owners_of, to_flags, to_toml
