@@ -3,6 +3,7 @@
 Every import of a room stands inside the function that needs it, so that `rlkit --help` loads neither torch nor vLLM.
 """
 
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from rlkit.algos.base import Algorithm, Sampling
     from rlkit.data import PromptData
     from rlkit.models import ModelPlace
+    from rlkit.ranks import Ranks
     from rlkit.rewards import VerifierPool
     from rlkit.rows import Rows
     from rlkit.sft import Example
@@ -315,6 +317,8 @@ def tiny_folder(task: Task, console: "Console", seed: int = 0) -> Path:
     recipe = repr((task.name, cfg.steps, cfg.batch_size, cfg.learning_rate, cfg.segment_share, seed, source))
     key = hashlib.sha256(recipe.encode()).hexdigest()[:12]
     folder = tiny.cache_folder() / f"tiny-{task.name.replace(':', '-')}-{key}"
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not (folder / "config.json").is_file():
+        _tiny_in_one_process(task, seed)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
@@ -329,6 +333,24 @@ def tiny_folder(task: Task, console: "Console", seed: int = 0) -> Path:
             "set RLKIT_CACHE to a folder that can be written"
         ) from error
     return folder
+
+
+def _tiny_in_one_process(task: Task, seed: int) -> None:
+    """The same in a process that torchrun did not start: the warm start's own trainer would wait for the other ranks."""
+    import subprocess
+    import sys
+
+    started = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "ACCELERATE_")
+    alone = {name: value for name, value in os.environ.items() if not name.startswith(started)}
+    code = (
+        "import sys; from rich.console import Console; from rlkit import build; "
+        "build.tiny_folder(build.make_task(sys.argv[1]), Console(stderr=True), int(sys.argv[2]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, task.name, str(seed)], env=alone)
+    if done.returncode:
+        raise RunError(
+            f"the embedded model's warm start ended with exit code {done.returncode}; its own words are above"
+        )
 
 
 def _warm_start(task: Task, cfg: SftConfig, folder: Path, console: "Console") -> None:
@@ -434,13 +456,19 @@ def held_out_prompts(
     return build_prompts(rows, Template(data, tokenizer), max_length=max_prompt_length)[:count]
 
 
-def make_judge(cfg: RewardConfig, verifier: Verifier, tokenizer: Any) -> "tuple[Judge, VerifierPool]":
-    """The judge and the worker processes behind it, which the caller closes."""
+def make_judge(
+    cfg: RewardConfig, verifier: Verifier, tokenizer: Any, ranks: "Ranks | None" = None
+) -> "tuple[Judge, VerifierPool]":
+    """The judge and the worker processes behind it, which the caller closes. ranks: they share the answers."""
+    from rlkit.ranks import ALONE, SharedScorer
     from rlkit.rewards import VerifierPool
     from rlkit.verify import Judge
 
     pool = VerifierPool(verifier, cfg.workers, cfg.timeout)
-    return Judge(pool, lambda ids: tokenizer.decode(ids, skip_special_tokens=True), cfg.max_error_share), pool
+    scorer = SharedScorer(pool.score, ranks or ALONE)
+    return Judge(
+        scorer, lambda ids: tokenizer.decode(ids, skip_special_tokens=True), cfg.max_error_share
+    ), pool
 
 
 def make_verifier(cfg: RewardConfig, task: Task | None) -> Verifier:

@@ -26,6 +26,8 @@ from rlkit.types import State
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rlkit.ranks import Ranks
+
 FORMAT = 2
 
 
@@ -33,6 +35,7 @@ class Keeper(Protocol):
     """What a checkpoint needs of a learner."""
 
     updates: int
+    ranks: "Ranks"
 
     def save_model(self, folder: Path) -> None: ...
     def optimizer_tensors(self) -> dict[str, Any]: ...
@@ -72,6 +75,10 @@ def save(root: Path, learner: Keeper, tokenizer: Any, position: Position, keep: 
     from safetensors.torch import save_file
 
     final = folder_of(root, position.step)
+    if not learner.ranks.main:  # one rank writes; the others help it to gather what is divided
+        learner.save_model(final)
+        learner.optimizer_tensors()
+        return final
     draft = final.with_name(f".{final.name}.draft")
     try:
         shutil.rmtree(draft, ignore_errors=True)

@@ -103,7 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RlkitError as error:
         from rlkit.printable import printable
 
-        print(f"rlkit: {printable(' '.join(str(error).splitlines()))}", file=sys.stderr)
+        # The same words came to every rank; what did not was told by rlkit.ranks.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"rlkit: {printable(' '.join(str(error).splitlines()))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("rlkit: stopped by Ctrl-C", file=sys.stderr)

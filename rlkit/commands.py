@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rlkit.evaluate import Evaluation
     from rlkit.models import ModelPlace
     from rlkit.preflight import Plan
+    from rlkit.ranks import Nowhere, Ranks
     from rlkit.verify import Judge
 
 
@@ -81,18 +82,15 @@ def _slug(name: str) -> str:
     return Path(name.partition(":")[0]).name.removesuffix(".py") or "run"
 
 
-def prepare(cfg: TrainConfig) -> "tuple[Plan, Ready | None]":
+def prepare(cfg: TrainConfig, ranks: "Ranks | None" = None) -> "tuple[Plan, Ready | None]":
     """The pre-flight: everything that can be known before a weight loads. Not ready: the plan says why."""
     from rlkit import preflight
+    from rlkit.ranks import ALONE
     from rlkit.rewards import VerifierPool
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            f"{os.environ['WORLD_SIZE']} processes were started (torchrun or accelerate launch); this version trains in one: "
-            "run `rlkit train` by itself"
-        )
+    ranks = ranks or ALONE
     task = build.make_task(cfg.data.name)
-    cfg = resolved(cfg, task)
+    cfg = ranks.first(resolved(cfg, task))  # a run folder is named after one clock
     place = build.find_model(cfg.model)
     verifier = build.make_verifier(cfg.reward, task)
     rows = build.load_training_rows(cfg.data, cfg.reward, task)
@@ -123,6 +121,7 @@ def prepare(cfg: TrainConfig) -> "tuple[Plan, Ready | None]":
             decode=None if tokenizer is None else tokenizer.decode,
             tokenizer_problem=problem,
             learning_rates=build.learning_rates(cfg, place),
+            ranks=ranks.world,
         )
     if not told.ready or data is None:
         return told, None
@@ -138,10 +137,28 @@ def prepare(cfg: TrainConfig) -> "tuple[Plan, Ready | None]":
 
 
 def train(cfg: TrainConfig, console: "Console", *, resume: Path | None = None, dry_run: bool = False) -> int:
-    """`rlkit train`. A dry run ends after the pre-flight, well (0) when a missing tokenizer is its only problem."""
+    """`rlkit train`, in every process that torchrun or accelerate launch started.
+
+    A dry run ends after the pre-flight, well (0) when a missing tokenizer is its only problem.
+    """
+    from rich.console import Console
+
+    from rlkit.ranks import opened
+
+    for name, flag in (("FSDP", "--use_fsdp"), ("DEEPSPEED", "--use_deepspeed")):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            raise ConfigError(
+                f"accelerate launch {flag}: its settings for {name} are not read; leave it out, and divide the model with "
+                "--learner.shard fsdp2"
+            )
+    with opened(group=cfg.learner.shard != "none") as ranks:
+        return _train(cfg, console if ranks.main else Console(quiet=True), ranks, resume, dry_run)
+
+
+def _train(cfg: TrainConfig, console: "Console", ranks: "Ranks", resume: Path | None, dry_run: bool) -> int:
     from rlkit import preflight
 
-    told, ready = prepare(cfg)
+    told, ready = prepare(cfg, ranks)
     preflight.show(told, console)
     if dry_run:
         only_offline = ready is None and len(told.problems) == 1 and preflight.UNCHECKED in told.notes
@@ -150,7 +167,7 @@ def train(cfg: TrainConfig, console: "Console", *, resume: Path | None = None, d
         return 2
     folder = resume or Path(ready.cfg.output_dir or "")
     try:
-        outcome = run(ready, console, resume=resume)
+        outcome = run(ready, console, resume=resume, ranks=ranks)
     except KeyboardInterrupt as error:
         raise Interrupted(f"stopped at once by Ctrl-C; {_way_on(folder)}") from error
     except OSError as error:
@@ -180,7 +197,9 @@ def _closing_words(outcome: Outcome, cfg: TrainConfig) -> str:
     return "\n".join(lines)
 
 
-def run(ready: Ready, console: "Console", *, resume: Path | None = None) -> Outcome:
+def run(
+    ready: Ready, console: "Console", *, resume: Path | None = None, ranks: "Ranks | None" = None
+) -> Outcome:
     """Open everything, train, evaluate before and after, close everything."""
     import tomli_w
 
@@ -190,9 +209,11 @@ def run(ready: Ready, console: "Console", *, resume: Path | None = None) -> Outc
     from rlkit.checkpoint import Position
     from rlkit.doctor import Watch, setup_of
     from rlkit.learner import ADAPTER, REFERENCE, Learner
+    from rlkit.ranks import ALONE, Nowhere, SharedSampler
     from rlkit.show import Terminal
     from rlkit.toml import to_toml
 
+    ranks = ranks or ALONE
     cfg, tokenizer, held_out = ready.cfg, ready.tokenizer, ready.held_out
     longest = cfg.max_completion_length or 0
     start = Position(step=0, updates=0, sampled_tokens=0, data={}, algo={})
@@ -201,16 +222,13 @@ def run(ready: Ready, console: "Console", *, resume: Path | None = None) -> Outc
     if saved is not None:
         start = checkpoint.read_position(saved)
     with ExitStack() as open_things:
-        store = open_things.enter_context(
-            closing(
-                Store(
-                    resume or Path(cfg.output_dir or "runs/run"),
-                    resume_from=None if resume is None else -1 if saved is None else start.step,
-                    tensorboard=cfg.log.tensorboard,
-                )
-            )
-        )
-        (store.folder / "config.toml").write_text(tomli_w.dumps(to_toml(cfg)))
+        where = resume or Path(cfg.output_dir or "runs/run")
+        store: Store | Nowhere = Nowhere(where)
+        if ranks.main:
+            since = None if resume is None else -1 if saved is None else start.step
+            store = Store(where, resume_from=since, tensorboard=cfg.log.tensorboard)
+            (store.folder / "config.toml").write_text(tomli_w.dumps(to_toml(cfg)))
+        open_things.enter_context(closing(store))
         folder = build.model_folder(ready.place, ready.task, console)
         weights = saved or folder
         algo = build.make_algorithm(
@@ -221,7 +239,7 @@ def run(ready: Ready, console: "Console", *, resume: Path | None = None) -> Outc
                 step_ends=build.step_ends(cfg.algo, tokenizer),
             ),
         )
-        judge, pool = build.make_judge(cfg.reward, ready.verifier, tokenizer)
+        judge, pool = build.make_judge(cfg.reward, ready.verifier, tokenizer, ranks)
         open_things.enter_context(closing(pool))
         lora = cfg.learner.lora_rank > 0
         # Before the sampler starts, which takes longer to fail. Adapters go on the weights that the run began with.
@@ -239,6 +257,7 @@ def run(ready: Ready, console: "Console", *, resume: Path | None = None) -> Outc
                 version=start.updates,
             )
         open_things.enter_context(closing(sampler))
+        sampler = SharedSampler(sampler, ranks)
         learner = Learner(
             model,
             cfg.learner,
@@ -251,6 +270,7 @@ def run(ready: Ready, console: "Console", *, resume: Path | None = None) -> Outc
             reference=reference,
             adapter=saved / ADAPTER if saved and lora else None,
             seed=cfg.seed,
+            ranks=ranks,
         )
         if saved is not None:
             checkpoint.restore_optimizer(saved, learner, start.updates)
@@ -301,7 +321,7 @@ def run(ready: Ready, console: "Console", *, resume: Path | None = None) -> Outc
 
 
 def _evaluator(
-    cfg: TrainConfig, sampler: Sampler, judge: "Judge", prompts: Sequence[Prompt], store: "Store"
+    cfg: TrainConfig, sampler: Sampler, judge: "Judge", prompts: Sequence[Prompt], store: "Store | Nowhere"
 ) -> "Callable[[int], Evaluation]":
     """Score the held-out prompts, always with the same seed, and record it; the same step is not scored twice."""
     from dataclasses import asdict
@@ -351,8 +371,18 @@ def _pad_id(tokenizer: Any) -> int:
 
 
 def evaluate(cfg: EvalConfig, console: "Console") -> int:
-    """`rlkit eval`: pass@1 with its interval on held-out prompts."""
+    """`rlkit eval`: pass@1 with its interval on held-out prompts. Processes of torchrun share them."""
+    from rich.console import Console
+
+    from rlkit.ranks import opened
+
+    with opened() as ranks:
+        return _evaluate(cfg, console if ranks.main else Console(quiet=True), ranks)
+
+
+def _evaluate(cfg: EvalConfig, console: "Console", ranks: "Ranks") -> int:
     from rlkit.evaluate import evaluate as score
+    from rlkit.ranks import SharedSampler
 
     task = build.make_task(cfg.data.name)
     length = cfg.max_completion_length or completion_length(task)
@@ -364,14 +394,14 @@ def evaluate(cfg: EvalConfig, console: "Console") -> int:
     prompts = build.held_out_prompts(data, cfg.max_prompt_length, task, tokenizer, cfg.prompts)
     verifier = build.make_verifier(cfg.reward, task)
     folder = build.model_folder(place, task, console)
-    judge, pool = build.make_judge(cfg.reward, verifier, tokenizer)
+    judge, pool = build.make_judge(cfg.reward, verifier, tokenizer, ranks)
     with closing(pool), console.status(f"starting the sampler ({sampler_cfg.name})"):
         sampler = build.make_sampler(
             sampler_cfg, cfg.model, folder, max_tokens=cfg.max_prompt_length + length, version=0
         )
     with closing(pool), closing(sampler), console.status(f"answering {len(prompts):,} prompts"):
         result = score(
-            sampler,
+            SharedSampler(sampler, ranks),
             judge,
             prompts,
             samples=cfg.samples,
@@ -386,7 +416,8 @@ def evaluate(cfg: EvalConfig, console: "Console") -> int:
     words += f", {result.mean_length:.1f} tokens per answer"
     if result.unjudged:
         words += f"; {result.unjudged} answers could not be judged and are left out"
-    print(words)
+    if ranks.main:
+        print(words)
     return 0
 
 
@@ -395,6 +426,11 @@ def sft(cfg: SftConfig, console: "Console") -> int:
     from rlkit.sft import task_examples
     from rlkit.tiny import make_model
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"{os.environ['WORLD_SIZE']} processes were started (torchrun or accelerate launch) and `rlkit sft` trains in one: run it "
+            "by itself"
+        )
     task = build.make_task(cfg.data.name)
     place = build.find_model(cfg.model)
     tokenizer = build.find_tokenizer(place)
@@ -437,7 +473,9 @@ def algos() -> int:
     for name, words in traits.items():
         table.add_row(name, *(words.get(column, "") for column in columns))
     # A pipe has no width: as wide as the table then. No stdout at all: started with it closed.
-    Console(width=None if sys.stdout and sys.stdout.isatty() else 160).print(table, highlight=False, markup=False)
+    Console(width=None if sys.stdout and sys.stdout.isatty() else 160).print(
+        table, highlight=False, markup=False
+    )
     print(
         "\nits settings: rlkit train --algo NAME --help; its paper and what we chose: docs/papers.md\n"
         "your own: --algo file.py:MyAlgorithm (see examples/custom_algorithm.py)"

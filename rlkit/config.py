@@ -176,6 +176,10 @@ class LearnerConfig:
     """Leave out answers whose gradient is zero by construction: groups of equal rewards, masked signs, truncated and masked."""
     logits_chunk: int = 1024
     """Tokens whose logits exist at one time, so [B, T, V] never does."""
+    shard: Literal["none", "fsdp2"] = "none"
+    """`fsdp2`: divide weights, gradients and moments over the ranks of torchrun or accelerate launch; none: a whole copy on each (DDP)."""
+    cpu_offload: bool = False
+    """With `shard`: keep weights, gradients and moments in the host's memory, and step there."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
 
@@ -204,6 +208,18 @@ class LearnerConfig:
             self.micro_batch_tokens > 0, "learner.micro_batch_tokens", self.micro_batch_tokens, "at least 1"
         )
         require(self.logits_chunk > 0, "learner.logits_chunk", self.logits_chunk, "at least 1")
+        require(
+            self.shard != "none" or not self.cpu_offload,
+            "learner.cpu_offload",
+            True,
+            "off without learner.shard = fsdp2, which moves the weights",
+        )
+        require(
+            self.shard == "none" or self.optimizer == "adamw",
+            "learner.optimizer",
+            self.optimizer,
+            "adamw with learner.shard = fsdp2",
+        )
 
     @property
     def multipliers(self) -> dict[str, float]:

@@ -133,10 +133,11 @@ def train(
             view.step(step, metrics)
             if cfg.log.show_every and step % cfg.log.show_every == 0:
                 view.sample(step, drawn.groups)
-            stop = asked_to_stop()
+            stop = learner.ranks.any(asked_to_stop())
             if last or stop or (cfg.log.save_every and step % cfg.log.save_every == 0):
                 position = here()
                 checkpoint.save(store.checkpoints, learner, tokenizer, position, cfg.log.save_total_limit)
+                learner.ranks.wait()  # nobody leaves while one writes
             if stop and not last:
                 raise Stopped(step)
     return here()

@@ -1,25 +1,20 @@
 """What a run costs in memory and on disk, from the model's shape alone: estimates, in GiB.
 
-this_machine()                        what there is
 memory_needs(cfg, shape, machine)     the rows of the memory table, at the peak
 memory_warnings(...)                  what does not fit, and what to change
 disk_needs(cfg, place)                checkpoints and downloads
 """
 
-import importlib
 import importlib.util
 import math
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from rlkit.config import TrainConfig
+from rlkit.machine import GIB, Machine
 from rlkit.models import ModelPlace, ModelShape
 
-GIB = 2**30
 COPY = "learner: copy"
 """Row of the weights that are merged with adapters or gathered from ranks: there while the sampler loads them, not during the step."""
 SOFTMAX_COPIES = 3
@@ -29,21 +24,6 @@ DEFAULT_COMPLETION = 512
 """Tokens assumed when max_completion_length is not resolved."""
 PROCESS_GIB = 1.0
 """Libraries and fragmentation beside the tensors: 0.7 measured on a CPU, with and without checkpointing, rounded up."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
-    """The device a run will compute on, and the disk it will write to.
-
-    >>> Machine(device="cuda", name="H200", memory_gib=139.8, free_gib=139.2, disk_free_gib=900.0).device
-    'cuda'
-    """
-
-    device: Literal["cuda", "cpu"]
-    name: str
-    memory_gib: float
-    free_gib: float
-    disk_free_gib: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,40 +127,6 @@ def checkpoint_gib(parameters: int, moment_bytes: int = 4) -> float:
 def completion_length(cfg: TrainConfig) -> int:
     """Tokens of the longest answer."""
     return cfg.max_completion_length or DEFAULT_COMPLETION
-
-
-def this_machine(output_dir: str | None) -> Machine:
-    """The first GPU, or this host; and the disk of the run folder."""
-    import torch
-
-    folder = Path(output_dir or "runs").absolute()
-    while not folder.exists():
-        folder = folder.parent
-    disk = shutil.disk_usage(folder).free / GIB
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        name = torch.cuda.get_device_name()
-        return Machine(
-            device="cuda", name=name, memory_gib=total / GIB, free_gib=free / GIB, disk_free_gib=disk
-        )
-    total, free = _host_memory()
-    name = f"CPU, {os.cpu_count()} cores"
-    return Machine(device="cpu", name=name, memory_gib=total / GIB, free_gib=free / GIB, disk_free_gib=disk)
-
-
-def _host_memory() -> tuple[int, int]:
-    """Bytes of memory of this host, or of the container it runs in, and how many are free."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    total, free = page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
-    if importlib.util.find_spec("psutil"):  # it counts what the page cache would give back
-        free = int(importlib.import_module("psutil").virtual_memory().available)
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:  # no control groups here
-        limit = "max"
-    if limit.isdecimal() and int(limit) < total:
-        total, free = int(limit), min(free, int(limit))
-    return total, free
 
 
 def memory_needs(cfg: TrainConfig, shape: ModelShape, machine: Machine, ranks: int = 1) -> list[Need]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rlkit import memory
 from rlkit.algo_own import SkpoConfig
 from rlkit.config import TrainConfig
+from rlkit.machine import Machine, this_machine
 from rlkit.models import FOLDER_HOLDS, ModelPlace, ModelShape
 from rlkit.printable import printable
 from rlkit.types import Prompt, Score, Verifier
@@ -69,7 +70,7 @@ def plan(
     tokenizer_problem: str | None = None,
     learning_rates: Sequence[str] = (),
     ranks: int = 1,
-    machine: memory.Machine | None = None,
+    machine: Machine | None = None,
 ) -> Plan:
     """Everything that can be told before a weight is loaded.
 
@@ -82,7 +83,7 @@ def plan(
     learning_rates: the table of parameter groups; none when all weights learn alike
     ranks: processes that train together
     """
-    machine = machine or memory.this_machine(cfg.output_dir)
+    machine = machine or this_machine(cfg.output_dir)
     problems, warnings, notes = [], [], []
     model_lines, missing = _model(place)
     problems += missing

@@ -24,7 +24,7 @@ FLOORS: dict[int, set[str]] = {
     2: {
         *("rewards", "samplers", "analysis", "algos", "learner", "tasks"),
         *("data", "rows", "columns", "sources", "templates"),
-        *("batch", "feed", "metrics", "models", "memory", "printable", "ranks", "verify"),
+        *("batch", "feed", "machine", "metrics", "models", "memory", "printable", "ranks", "verify"),
         *("checkpoint", "doctor", "rollout_metrics", "tiny"),
     },
     3: {"loop", "evaluate", "preflight", "sft", "show"},
@@ -35,7 +35,7 @@ FLOORS: dict[int, set[str]] = {
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 
-SHARED = {"batch", "feed", "metrics", "models", "printable", "ranks"}
+SHARED = {"batch", "feed", "machine", "metrics", "models", "printable", "ranks"}
 """Floor 2, and free to all of floor 2."""
 DATA_ROOM = {"data", "rows", "columns", "sources", "templates"}
 """Files that are one room without a folder."""

@@ -7,7 +7,7 @@ only through TRL's importance correction.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from rlkit.config import LearnerConfig
 from rlkit.errors import RunError
 from rlkit.feed import Layout
 from rlkit.metrics import Metrics, Tally, merge, values
+from rlkit.ranks import ALONE, Ranks
 from rlkit.types import Credit, Rollout
 
 from . import lora
@@ -29,6 +30,7 @@ from .attention import can_pack
 from .correction import importance_weights
 from .optim import load_state_tensors, make_groups, make_optimizer, set_rate, state_tensors
 from .policy import Policy
+from .shard import reshard, spread, unsynced, whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -75,6 +77,7 @@ class Learner:
     reference: frozen weights that the KL penalty pulls to; needed when the algorithm's beta is above 0, unless adapters are
         trained: then it is the model without them
     adapter: folder of an adapter to go on from;  seed: of a fresh one
+    ranks: the processes that train together; each is given the same credits, and all end with the same weights
     """
 
     def __init__(
@@ -91,15 +94,16 @@ class Learner:
         reference: "PreTrainedModel | None" = None,
         adapter: Path | None = None,
         seed: int = 0,
+        ranks: Ranks = ALONE,
     ) -> None:
-        from accelerate import Accelerator
+        from accelerate import PartialState
 
         self.cfg, self.algo = cfg, algo
         self.learning_rate, self.temperature, self.num_iterations = learning_rate, temperature, num_iterations
         self.pad_id = pad_id
         self.updates = 0
-        # The precision is not the accelerator's: a process has one for good, and a warm start may have set it already.
-        self.accelerator, self.autocast = Accelerator(), autocast
+        self.ranks, self.autocast = ranks, autocast
+        self.device: torch.device = PartialState().device
         module: Any
         for module in model.modules():
             # A dropped unit would make the policy's log-prob differ from its own old one.
@@ -111,17 +115,17 @@ class Learner:
             lora.attach(model, cfg, seed=seed, half=autocast, adapter=adapter)
         if cfg.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.why_padded = can_pack(model) if cfg.packing else "asked for"
+        self.layout: Layout = "padded" if self.why_padded else "shared" if cfg.share_prefixes else "packed"
         self.model = model.train()
+        self.policy = spread(self._policy(model), cfg, ranks, self.device, autocast)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.groups = make_groups({n: p.shape for n, p in trained.items()}, cfg.multipliers, cfg.weight_decay)
         self.optimizer = make_optimizer(self.groups, trained, cfg, learning_rate)
-        self.why_padded = can_pack(model) if cfg.packing else "asked for"
-        self.layout: Layout = "padded" if self.why_padded else "shared" if cfg.share_prefixes else "packed"
-        self.policy = self.accelerator.prepare(self._policy(model))
-        self.reference: Policy | None = None
+        self.reference: Any = None
         if reference is not None:
             frozen = self._policy(reference).eval().requires_grad_(False)
-            self.reference = frozen.to(self.accelerator.device)
+            self.reference = spread(frozen, cfg, ranks, self.device, autocast)
 
     def _policy(self, model: "PreTrainedModel") -> Policy:
         return Policy(model, self.temperature, self.cfg.logits_chunk, self.autocast)
@@ -139,6 +143,8 @@ class Learner:
             self.pad_id,
             layout=self.layout,
             skip_idle=self.cfg.skip_idle and not every_token_pulls,
+            ranks=self.ranks.world,
+            rank=self.ranks.rank,
         )
 
     @torch.no_grad()
@@ -148,23 +154,28 @@ class Learner:
             Credit(rollout=r, advantages=[0.0] * len(r.completion_ids), weight=1.0, share=1.0)
             for r in rollouts
         ]
-        out: list[list[float]] = [[] for _ in rollouts]
-        budget = self.cfg.micro_batch_tokens
-        for minibatch in (
-            make_minibatches(credits, 1, budget, self.pad_id, layout=self.layout) if credits else []
-        ):
-            for batch in (b.to(self.accelerator.device) for b in minibatch):
-                logp_BT, _ = self.policy(batch)
-                for b, i in enumerate(batch.rows):
-                    out[i] = logp_BT[b][batch.mask_BT[b]].tolist()
-        return out
+        minis = make_minibatches(
+            credits,
+            1,
+            self.cfg.micro_batch_tokens,
+            self.pad_id,
+            layout=self.layout,
+            ranks=self.ranks.world,
+            rank=self.ranks.rank,
+        )
+        mine: dict[int, list[float]] = {}
+        for batch in (b.to(self.device) for mini in minis for b in mini):
+            logp_BT, _ = self.policy(batch)
+            mine |= {i: logp_BT[b][batch.mask_BT[b]].tolist() for b, i in enumerate(batch.rows)}
+        reshard(self.policy)
+        every = {i: logps for part in self.ranks.gather(mine) for i, logps in part.items()}
+        return [every[i] for i in range(len(rollouts))]
 
     # -- update ------------------------------------------------------------------------------------------------------
 
     def update(self, minibatches: Sequence[Sequence[Batch]], loss: Loss) -> Report:
         """One optimizer step per mini-batch and iteration. Raises RunError when a gradient is not finite."""
-        device = self.accelerator.device
-        minis = [[batch.to(device) for batch in mini] for mini in minibatches]
+        minis = [[batch.to(self.device) for batch in mini] for mini in minibatches]
         first: list[list[_First]] = [[_First()] * len(mini) for mini in minis]
         if len(minis) * self.num_iterations > 1 or self.algo.top_entropy_quantile < 1:
             first = [self._first_pass(mini) for mini in minis]
@@ -172,30 +183,38 @@ class Learner:
         for _ in range(self.num_iterations):
             for mini, before in zip(minis, first, strict=True):
                 total = 0.0
-                for batch, seen in zip(mini, before, strict=True):
-                    value, metrics = self._accumulate(batch, seen, loss)
+                for i, (batch, seen) in enumerate(zip(mini, before, strict=True)):
+                    with unsynced(self.policy) if i < len(mini) - 1 else nullcontext():
+                        value, metrics = self._accumulate(batch, seen, loss)
                     total += value
                     reports.append(metrics)
-                reports.append({"loss": Tally(total), **self._step()})
+                # Parts of a loss add up over ranks; what all ranks know alike is counted once.
+                reports.append({"loss": Tally(total, float(self.ranks.main))})
+                step = self._step()
+                reports.append(step if self.ranks.main else {})
         trained = sum(int(b.mask_BT.sum()) for mini in minis for b in mini) * self.num_iterations
+        read = sum(b.feed.num_tokens for mini in minis for b in mini) * self.num_iterations
+        parts = self.ranks.gather((merge(reports), trained, read))
         return Report(
-            metrics=values(merge(reports)),
+            metrics=values(merge(tallies for tallies, _, _ in parts)),
             updates=len(minis) * self.num_iterations,
-            trained_tokens=trained,
-            read_tokens=sum(b.feed.num_tokens for mini in minis for b in mini) * self.num_iterations,
+            trained_tokens=sum(trained for _, trained, _ in parts),
+            read_tokens=sum(read for _, _, read in parts),
         )
 
     @torch.no_grad()
     def _first_pass(self, mini: Sequence[Batch]) -> list["_First"]:
         """Log-probs before the first update, and which tokens' entropies are in the mini-batch's top quantile (TRL's rule)."""
         seen = [self.policy(batch) for batch in mini]
+        reshard(self.policy)
         quantile = self.algo.top_entropy_quantile
         if quantile >= 1 or not seen:
             return [_First(old_BT=logp_BT) for logp_BT, _ in seen]
-        entropy_N = torch.cat([e_BT[b.mask_BT] for b, (_, e_BT) in zip(mini, seen, strict=True)])
-        threshold = torch.quantile(entropy_N, 1 - quantile)
+        mine_N = torch.cat([e_BT[b.mask_BT] for b, (_, e_BT) in zip(mini, seen, strict=True)])
+        entropy_N = torch.cat(self.ranks.gather(mine_N.cpu()))
+        threshold = float(torch.quantile(entropy_N, 1 - quantile))
         high = [(e_BT >= threshold) & b.mask_BT for b, (_, e_BT) in zip(mini, seen, strict=True)]
-        count = sum(int(high_BT.sum()) for high_BT in high)
+        count = int((entropy_N >= threshold).sum())
         return [
             _First(old_BT=logp_BT, high_BT=high_BT, num_high=count)
             for (logp_BT, _), high_BT in zip(seen, high, strict=True)
@@ -207,7 +226,7 @@ class Learner:
         ref_BT = self._reference_logp(batch) if self.algo.beta > 0 else None
         logp_BT, entropy_BT = self.policy(batch, entropy_grad=self.algo.entropy_coef != 0)
         if not batch.rows:  # a rank with nothing left to do joins the others' backward
-            self.accelerator.backward(logp_BT.sum())
+            logp_BT.sum().backward()
             return 0.0, {}
         old_BT = logp_BT.detach() if seen.old_BT is None else seen.old_BT
         batch, metrics = self._corrected(batch, old_BT)
@@ -220,7 +239,8 @@ class Learner:
             num_high_entropy=batch.num_tokens if seen.high_BT is None else seen.num_high,
         )
         part, algo_metrics = loss(batch, stats)
-        self.accelerator.backward(part)
+        scaled: Any = part * self.ranks.world  # DDP and FSDP2 divide by it
+        scaled.backward()
         count = float(batch.mask_BT.sum())
         return float(part.detach()), {
             **metrics,
@@ -233,7 +253,7 @@ class Learner:
         if self.reference is None and not self.cfg.lora_rank:
             raise ValueError("beta is above 0, and the learner was given no reference model")
         with lora.switched_off(self.model) if self.reference is None else nullcontext():
-            logp_BT: Tensor = (self.reference or self.policy)(batch)[0]
+            logp_BT: Tensor = (self.policy if self.reference is None else self.reference)(batch)[0]
         return logp_BT
 
     def _corrected(self, batch: Batch, old_BT: Tensor) -> tuple[Batch, Metrics]:
@@ -273,7 +293,8 @@ class Learner:
                 p.requires_grad and p.grad is None
             ):  # every rollout was idle: Adam's momentum and decay act all the same
                 p.grad = torch.zeros_like(p)
-        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.cfg.max_grad_norm))
+        clipped = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.max_grad_norm)
+        norm = float(whole(clipped))
         if not math.isfinite(norm):
             raise RunError(
                 f"update {self.updates}: the gradient's norm is {norm}; the weights are as they were before it. "
@@ -293,36 +314,50 @@ class Learner:
         """reference = (1 - alpha) reference + alpha policy (TR-DPO, arXiv:2404.09656; TRL's SyncRefModelCallback)."""
         assert self.reference is not None
         alpha = self.algo.ref_model_mixup_alpha
+        reshard(self.reference)
         for old, new in zip(self.reference.parameters(), self.policy.parameters(), strict=True):
             old.mul_(1 - alpha).add_(new, alpha=alpha)
 
     # -- what leaves and what must survive -----------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Tensor]:
-        """Name -> tensor for a sampler, adapters merged; with tied embeddings `lm_head.weight` is there too (vLLM packs its own copy)."""
-        return dict(self._whole_weights())
+        """Name -> tensor for a sampler, adapters merged; with tied embeddings `lm_head.weight` is there too (vLLM packs its own copy).
+
+        Every rank calls it, and gets all of them. Weights gathered or merged for this are in the sampler's type already.
+        """
+        copies = self.autocast and (self.cfg.lora_rank > 0 or self.cfg.shard != "none")
+        return {n: t.to(torch.bfloat16) if copies else t for n, t in self._whole_weights()}
 
     def _whole_weights(self) -> Iterator[tuple[str, Tensor]]:
         if self.cfg.lora_rank:
-            yield from lora.merged(self.model, Tensor.detach)
-            return
+            return lora.merged(self.model, whole)
         state: Mapping[str, Tensor] = self.model.state_dict()
-        for name, tensor in state.items():
-            yield name, tensor.detach()
+        return ((name, whole(tensor)) for name, tensor in state.items())
 
     def save_model(self, folder: Path) -> None:
-        """A folder that transformers and vLLM load as it is; in `adapter/` what peft loads, in `reference/` a moved reference."""
+        """A folder that transformers and vLLM load as it is; in `adapter/` what peft loads, in `reference/` a moved reference.
+
+        Every rank calls it, the first one writes.
+        """
+        weights = self._kept(self._whole_weights())
+        adapter = self._kept(lora.tensors(self.model, whole) if self.cfg.lora_rank else ())
+        moved = self.reference if self.algo.sync_ref_model else None
+        reshard(moved)
+        ref = self._kept((n, whole(t)) for n, t in (moved.model.state_dict() if moved else {}).items())
+        if not self.ranks.main:
+            return
+        self.model.save_pretrained(folder, state_dict=weights)
         if self.cfg.lora_rank:
-            whole = {name: tensor.float() for name, tensor in self._whole_weights()}
-            self.model.save_pretrained(folder, state_dict=whole)
-            lora.save(self.model, lora.tensors(self.model, Tensor.detach), folder / lora.FOLDER)
-        else:
-            self.model.save_pretrained(folder)
-        if self.reference is not None and self.algo.sync_ref_model:
-            self.reference.model.save_pretrained(folder / REFERENCE)
+            lora.save(self.model, adapter, folder / lora.FOLDER)
+        if moved is not None:
+            moved.model.save_pretrained(folder / REFERENCE, state_dict=ref)
+
+    def _kept(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        """All of them in float32 and this host's memory where they will be written; elsewhere each is dropped as it comes."""
+        return {name: tensor.float().cpu() for name, tensor in tensors if self.ranks.main}
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """The optimizer's state as `NAME|field` -> tensor, for safetensors."""
+        """The optimizer's state as `NAME|field` -> tensor, for safetensors. Every rank calls it; they are rank 0's to write."""
         return state_tensors(self.optimizer, {id(p): n for n, p in self.model.named_parameters()})
 
     def load_optimizer_tensors(self, tensors: Mapping[str, Tensor], updates: int) -> None:

@@ -138,13 +138,11 @@ def _delta(layer: Any, whole: Callable[[Tensor], Tensor]) -> Tensor:
     return delta
 
 
-def tensors(model: nn.Module, whole: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+def tensors(model: nn.Module, whole: Callable[[Tensor], Tensor]) -> Iterator[tuple[str, Tensor]]:
     """The adapter as peft names it in its files."""
-    return {
-        f"{_PEFT_PREFIX}{name.replace(f'.{_NAME}.', '.')}": whole(p.detach())
-        for name, p in model.named_parameters()
-        if ".lora_" in name
-    }
+    for name, p in model.named_parameters():
+        if ".lora_" in name:
+            yield f"{_PEFT_PREFIX}{name.replace(f'.{_NAME}.', '.')}", whole(p.detach())
 
 
 def save(model: Any, adapter: Mapping[str, Tensor], folder: Path) -> None:
@@ -156,7 +154,7 @@ def save(model: Any, adapter: Mapping[str, Tensor], folder: Path) -> None:
     settings = copy(model.rlkit_lora)
     settings.inference_mode = True
     settings.save_pretrained(folder)
-    save_file({n: t.cpu().contiguous() for n, t in adapter.items()}, folder / "adapter_model.safetensors")
+    save_file(dict(adapter), folder / "adapter_model.safetensors")
 
 
 def _load(model: nn.Module, folder: Path) -> None:
@@ -168,7 +166,7 @@ def _load(model: nn.Module, folder: Path) -> None:
         saved = load_file(path)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path}: not a readable adapter ({error})") from error
-    own = tensors(model, lambda t: t)
+    own = dict(tensors(model, lambda t: t))
     if {n: t.shape for n, t in saved.items()} != {n: t.shape for n, t in own.items()}:
         raise RunError(f"{path}: an adapter of other layers or another rank than this run's")
     with torch.no_grad():

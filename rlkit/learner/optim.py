@@ -15,9 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from rlkit.config import LearnerConfig
 from rlkit.errors import ConfigError, RunError
+
+from .shard import part_like, whole
 
 NEEDS = {
     "adamw_8bit": "bitsandbytes",
@@ -180,6 +183,8 @@ def state_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) ->
 
 def _plain(value: Any) -> dict[str, Tensor]:
     """One field as plain tensors: `|codes`, `|scale`, ... of torchao's quantised ones, `` of any other."""
+    if isinstance(value, DTensor):
+        return {"": whole(value).cpu()}
     if hasattr(value, "__tensor_flatten__"):
         return {f"|{part}": getattr(value, part) for part in value.__tensor_flatten__()[0]}
     return {"": torch.as_tensor(value).contiguous()}
@@ -203,7 +208,7 @@ def load_state_tensors(
         elif isinstance(state.get(field), int):
             state[field] = int(value)
         else:  # AdamW keeps its step counter on the CPU and its moments beside the weights
-            state[field] = value.to(known.device) if value.ndim else value.clone()
+            state[field] = part_like(value, known) if value.ndim else value.clone()
 
 
 def _make_state(optimizer: torch.optim.Optimizer) -> None:

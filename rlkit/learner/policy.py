@@ -47,9 +47,10 @@ class Policy(nn.Module):
             )
             hidden_NH = body.last_hidden_state.flatten(0, 1)[feed.predict_N]
             head = model.get_output_embeddings()
+            zeros_BT = torch.zeros_like(batch.weight_BT)
             if not batch.rows:  # nothing to predict, but every weight takes part: DDP and FSDP wait for it
-                none_N = head(hidden_NH).sum(-1)
-                return none_N[None], none_N.detach()[None]
+                none_N = head(hidden_NH).float().sum(-1)
+                return zeros_BT.masked_scatter(batch.mask_BT, none_N), zeros_BT
             stats = token_stats(
                 hidden_NH,
                 head,
@@ -58,7 +59,6 @@ class Policy(nn.Module):
                 self.chunk,
                 entropy_grad=entropy_grad,
             )
-        zeros_BT = torch.zeros_like(batch.weight_BT)
         return (
             zeros_BT.masked_scatter(batch.mask_BT, stats.logp_N),
             zeros_BT.masked_scatter(batch.mask_BT, stats.entropy_N),

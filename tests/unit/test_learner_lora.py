@@ -21,6 +21,7 @@ from rlkit.errors import ConfigError, RunError
 from rlkit.learner import ADAPTER, REFERENCE, Learner
 from rlkit.learner.lora import switched_off
 from rlkit.learner.optim import make_groups
+from rlkit.machine import Machine
 from rlkit.models import ModelShape
 from rlkit.samplers.hf import HfSampler
 from rlkit.types import Request
@@ -301,7 +302,7 @@ def test_memory_of_adapters_by_hand() -> None:
     assert memory.adapter_parameters(shape, 1, "self_attn.o_proj,lm_head") == 2 * (64 + 64) + (64 + 40)
     every = 2 * (64 + 64) + 2 * (64 + 32) + 3 * (64 + 96)
     assert memory.adapter_parameters(shape, 8, "all-linear") == 8 * 2 * every
-    machine = memory.Machine(device="cpu", name="CPU", memory_gib=1, free_gib=1, disk_free_gib=1)
+    machine = Machine(device="cpu", name="CPU", memory_gib=1, free_gib=1, disk_free_gib=1)
     cfg = TrainConfig(
         learner=LearnerConfig(lora_rank=8), sampler=SamplerConfig(name="hf"), algo=GrpoConfig(beta=0.1)
     )
@@ -310,7 +311,7 @@ def test_memory_of_adapters_by_hand() -> None:
     assert needs["learner: adapters"] == needs["learner: gradients"] == adapters
     assert needs["learner: AdamW"] == 2 * adapters and "learner: reference" not in needs
     matrices = 2 * 64 * (2 * 64 + 2 * 32 + 3 * 96)
-    assert needs[memory.MERGED] == matrices * 4 / memory.GIB
+    assert needs[memory.COPY] == matrices * 4 / memory.GIB
 
 
 # -- a reference that is moved -------------------------------------------------------------------------------------------

@@ -352,14 +352,6 @@ def test_ctrl_c_finishes_the_step_saves_it_and_can_be_resumed(
     assert_equal_runs(tmp_path / "whole", tmp_path / "stopped")
 
 
-def test_several_processes_are_refused_before_anything_loads(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RlkitError, match="2 processes were started .* this version trains in one"):
-        commands.prepare(config(model, tmp_path))
-
-
 def test_a_token_budget_ends_the_run_after_the_step_that_spends_it(model: Path, tmp_path: Path) -> None:
     outcome = run(config(model, tmp_path, token_budget=150, steps=50, log={"eval_every": 0}))
     spent = [line["num_tokens"] for line in read_metrics(tmp_path)]

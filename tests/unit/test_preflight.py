@@ -20,7 +20,7 @@ from rlkit.config import (
     SamplerConfig,
     TrainConfig,
 )
-from rlkit.memory import Machine
+from rlkit.machine import Machine, this_machine
 from rlkit.models import SHAPES, ModelPlace, ModelShape
 from rlkit.preflight import Plan
 from rlkit.types import Prompt, Score
@@ -303,7 +303,7 @@ def test_a_shape_nobody_knows_costs_the_estimate_and_nothing_else() -> None:
 
 
 def test_this_machine_has_memory_and_a_disk(tmp_path: Path) -> None:
-    machine = memory.this_machine(str(tmp_path / "not" / "yet"))
+    machine = this_machine(str(tmp_path / "not" / "yet"))
     assert machine.memory_gib > 0.5
     assert 0 < machine.free_gib <= machine.memory_gib
     assert machine.disk_free_gib > 0

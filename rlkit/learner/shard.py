@@ -1,0 +1,98 @@
+"""One model on several ranks, by torch: copied (DDP), or divided (FSDP2, arXiv:2304.11277 and torch's fully_shard).
+
+Divided, a rank holds its part of every weight, gradient and moment; a decoder layer's weights are gathered when it is
+computed and freed after. torch's own wrappers and not accelerate's `prepare`, which would also impose the precision of
+`accelerate launch`, or of a warm start in the same process.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from rlkit.config import LearnerConfig
+from rlkit.errors import ModelError
+from rlkit.ranks import Ranks
+
+from .policy import Policy
+
+
+def spread(policy: Policy, cfg: LearnerConfig, ranks: Ranks, device: torch.device, autocast: bool) -> Any:
+    """The policy on its device or devices, as the module to call. Its parameters are new ones when it is divided."""
+    if cfg.shard == "fsdp2":
+        _divide(policy, cfg, ranks, device, autocast)
+        return policy
+    policy.to(device)
+    if ranks.world == 1 or not any(p.requires_grad for p in policy.parameters()):
+        return policy
+    return nn.parallel.DistributedDataParallel(
+        policy,
+        device_ids=[device] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+    )
+
+
+def _divide(policy: Policy, cfg: LearnerConfig, ranks: Ranks, device: torch.device, autocast: bool) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
+    names = set(getattr(policy.model, "_no_split_modules", None) or ())
+    layers = [m for m in policy.model.modules() if type(m).__name__ in names]
+    if not layers:
+        raise ModelError(
+            f"--learner.shard fsdp2: {type(policy.model).__name__} does not say what its decoder layers are (_no_split_modules); "
+            "train it with --learner.shard none"
+        )
+    # Gathered in bfloat16, summed in float32; the parts stay float32.
+    half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    settings: dict[str, Any] = {
+        "mesh": init_device_mesh(device.type, (ranks.world,)),
+        "mp_policy": half if autocast else MixedPrecisionPolicy(),
+        "offload_policy": CPUOffloadPolicy() if cfg.cpu_offload and device.type != "cpu" else OffloadPolicy(),
+    }
+    for layer in layers:
+        fully_shard(layer, **settings)
+    fully_shard(policy, **settings)  # the rest: embedding, last norm, head
+
+
+@contextmanager
+def unsynced(module: Any) -> Iterator[None]:
+    """Gradients stay on this rank, for all micro-batches but the last.
+
+    Only of copies: FSDP2 would keep the whole gradient on every rank instead of its part.
+    """
+    if isinstance(module, nn.parallel.DistributedDataParallel):
+        with module.no_sync():
+            yield
+    else:
+        yield
+
+
+def reshard(module: Any) -> None:
+    """Free what a forward pass without backward left gathered: until then the module's parameters are not its parts."""
+    if hasattr(module, "reshard"):
+        module.reshard()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A weight with all its parts; every rank asks for it at the same time."""
+    tensor = tensor.detach()
+    if isinstance(tensor, DTensor):
+        on_device: Any = tensor.to(tensor.device_mesh.device_type)  # with cpu_offload it lies on the host
+        gathered: Tensor = on_device.full_tensor()
+        return gathered
+    return tensor
+
+
+def part_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """This rank's part of a whole tensor, divided as the parameter is, on its device."""
+    tensor = tensor.to(parameter.device)
+    if isinstance(parameter, DTensor):
+        divided: Tensor = distribute_tensor(
+            tensor, parameter.device_mesh, parameter.placements, src_data_rank=None
+        )
+        return divided
+    return tensor

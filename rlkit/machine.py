@@ -1,0 +1,60 @@
+"""The device a run computes on and the disk it writes to: what there is, and what is free. GiB."""
+
+import importlib
+import importlib.util
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """The device a run will compute on, and the disk it will write to.
+
+    >>> Machine(device="cuda", name="H200", memory_gib=139.8, free_gib=139.2, disk_free_gib=900.0).device
+    'cuda'
+    """
+
+    device: Literal["cuda", "cpu"]
+    name: str
+    memory_gib: float
+    free_gib: float
+    disk_free_gib: float
+
+
+def this_machine(output_dir: str | None) -> Machine:
+    """The first GPU, or this host; and the disk of the run folder."""
+    import torch
+
+    folder = Path(output_dir or "runs").absolute()
+    while not folder.exists():
+        folder = folder.parent
+    disk = shutil.disk_usage(folder).free / GIB
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        name = torch.cuda.get_device_name()
+        return Machine(
+            device="cuda", name=name, memory_gib=total / GIB, free_gib=free / GIB, disk_free_gib=disk
+        )
+    total, free = _host_memory()
+    name = f"CPU, {os.cpu_count()} cores"
+    return Machine(device="cpu", name=name, memory_gib=total / GIB, free_gib=free / GIB, disk_free_gib=disk)
+
+
+def _host_memory() -> tuple[int, int]:
+    """Bytes of memory of this host, or of the container it runs in, and how many are free."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    total, free = page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
+    if importlib.util.find_spec("psutil"):  # it counts what the page cache would give back
+        free = int(importlib.import_module("psutil").virtual_memory().available)
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:  # no control groups here
+        limit = "max"
+    if limit.isdecimal() and int(limit) < total:
+        total, free = int(limit), min(free, int(limit))
+    return total, free
