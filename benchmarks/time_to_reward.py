@@ -156,7 +156,9 @@ def sweep(plan: Plan) -> dict[int, float]:
     for size in (size for size in SWEEP if plan.rollouts % size == 0):
         with tempfile.TemporaryDirectory() as folder:
             run = in_a_process(replace(short, trl_per_device=size), "trl", 0, Path(folder) / "sweep")
-        out[size] = statistics.median(step.learner for step in run.steps[1:])
+        out[size] = min(
+            step.learner for step in run.steps[1:]
+        )  # the quickest: others on the machine only add
     return out
 
 
@@ -217,6 +219,7 @@ def summarise(curves: Sequence[Curve], arms: Sequence[Arm], target: float) -> di
                 "seconds_to_target": None if step is None else curve.seconds_at(step),
                 "seconds_per_step": statistics.median(s.seconds for s in steps),
                 "learner_per_step": statistics.median(s.learner for s in steps),
+                "sampling_per_step": statistics.median(s.sampling for s in steps),
                 "learner_share": sum(s.learner for s in steps) / sum(s.seconds for s in steps),
                 "opening": curve.run.opening,
                 "pass_at_1": curve.pass_at_1,
@@ -234,15 +237,28 @@ def summarise(curves: Sequence[Curve], arms: Sequence[Arm], target: float) -> di
             "seconds_to_target": middle if middle < float("inf") else None,
             "seconds_per_step": statistics.median(row["seconds_per_step"] for row in mine),
             "learner_per_step": statistics.median(row["learner_per_step"] for row in mine),
+            "sampling_per_step": statistics.median(row["sampling_per_step"] for row in mine),
             "learner_share": statistics.fmean(row["learner_share"] for row in mine),
             "opening": statistics.median(row["opening"] for row in mine),
         }
+    results |= spread(curves, arms)
     base = results["arms"].get("trl", {})
     for arm in arms:
         for key, name in (("seconds_to_target", "ratio"), ("seconds_per_step", "ratio_per_step")):
             mine, theirs = results["arms"][arm][key], base.get(key)
             results[f"{name}_{arm}"] = mine / theirs if mine and theirs else None
     return results
+
+
+def spread(curves: Sequence[Curve], arms: Sequence[Arm]) -> dict[str, float | None]:
+    """How far the arms' mean curves are apart at most, and how far the seeds of one arm are (largest minus smallest)."""
+    means, widths = 0.0, 0.0
+    for step in curves[0].pass_at_1:
+        values = [_values(curves, arm, step) for arm in arms]
+        averages = [statistics.fmean(v) for v in values]
+        means = max(means, max(averages) - min(averages))
+        widths = max(widths, *(max(v) - min(v) for v in values))
+    return {"gap_between_arms": means, "gap_between_seeds": widths if len(values[0]) > 1 else None}
 
 
 def line(curve: Curve, target: float) -> str:
@@ -276,8 +292,9 @@ def seconds_table(
             _number(total["seconds_to_target"], 1),
             _number(results[f"ratio_{arm}"], 2),
             f"{total['seconds_per_step']:.2f}",
-            f"{total['learner_per_step']:.2f} ({total['learner_share']:.0%})",
             _number(results[f"ratio_per_step_{arm}"], 2),
+            f"{total['sampling_per_step']:.2f}",
+            f"{total['learner_per_step']:.2f} ({total['learner_share']:.0%})",
             f"{total['opening']:.0f}",
         )
     return table
@@ -291,7 +308,7 @@ def curve_table(curves: Sequence[Curve], arms: Sequence[Arm], rollouts: int) -> 
     for arm in arms:
         table.add_column(NAMES[arm])
     steps = sorted(curves[0].pass_at_1)
-    for step in steps[:: max(1, len(steps) // 12)]:
+    for step in steps[:: -(-len(steps) // 12)]:
         cells = []
         for arm in arms:
             values = _values(curves, arm, step)
@@ -310,10 +327,16 @@ def _number(value: float | None, digits: int) -> str:
 
 def words(results: Mapping[str, Any], args: Args) -> str:
     lines = [
-        "seconds: of the steps alone, to where straight lines between evaluations cross the target. learner: forward, backward, "
+        "seconds: of the steps alone, to where straight lines between evaluations cross the target. sampling: generation. learner: forward, backward, "
         "optimizer, and its share of the steps. opening: seconds outside the steps (imports, loading, starting vLLM, keeping "
         "weights). TRL: see benchmarks/sides/trl_side.py; its verdicts are computed in its process, rlkit's in two workers."
     ]
+    seeds = results["gap_between_seeds"]
+    told = "one seed" if seeds is None else f"seeds of one arm by up to {seeds:.3f}"
+    lines.append(
+        f"the arms' mean curves differ by up to {results['gap_between_arms']:.3f}; {told}; one score of {args.prompts} answers "
+        f"has a standard error of up to {0.5 / args.prompts**0.5:.3f}"
+    )
     if (ratio := results.get("ratio_vllm")) is not None:
         lines.append(
             f"rlkit with vLLM takes {ratio:.2f} of TRL's seconds; goal <= {GOAL}: {'met' if ratio <= GOAL else 'missed'}"

@@ -53,7 +53,9 @@ class Step:
 
     seconds: float
     learner: float
-    """Of those: forward, backward and optimizer. The rest is sampling, verdicts, advantages, new weights for the sampler."""
+    """Of those: forward, backward and optimizer."""
+    sampling: float
+    """Of those: generation. The rest is verdicts, advantages, tensors, new weights for the sampler."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,10 @@ def _train_rlkit(
 
     outcome = run(replace(ready(plan, arm, seed, folder), held_out=[]), quiet())
     rows: list[Mapping[str, float]] = list(read_metrics(outcome.folder))
-    steps = [Step(seconds=row["step_time"], learner=row["timing_s/train"]) for row in rows]
+    steps = [
+        Step(seconds=row["step_time"], learner=row["timing_s/train"], sampling=row["timing_s/sample"])
+        for row in rows
+    ]
     kept = {int(path.name.split("-")[1]): path for path in (outcome.folder / "checkpoints").glob("step-*")}
     return steps, kept
 
@@ -138,7 +143,13 @@ def _train_trl(plan: Plan, seed: int, folder: Path) -> tuple[list[Step], dict[in
         ]
 
     def on_update(trainer: Clocked) -> None:
-        steps.append(Step(seconds=trainer.step_seconds, learner=trainer.learner_seconds))
+        steps.append(
+            Step(
+                seconds=trainer.step_seconds,
+                learner=trainer.learner_seconds,
+                sampling=trainer.sampling_seconds,
+            )
+        )
         done = len(steps)
         if done % plan.every == 0 or done == plan.steps:
             kept[done] = folder / f"step-{done:06d}"

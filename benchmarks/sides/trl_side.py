@@ -1,6 +1,6 @@
 """TRL's GRPOTrainer as the benchmarks compare with it: its own code path, at its best settings, with a clock beside it.
 
-Nothing of TRL is replaced. `Clocked` overrides three methods only to read the time and hand on what they return.
+Nothing of TRL is replaced. `Clocked` overrides methods only to read the time and hand on what they return.
 """
 
 import os
@@ -88,11 +88,13 @@ class Clocked(GRPOTrainer):  # type: ignore[misc]
     `step_seconds`: from the first micro-batch of a step to the end of its optimizer step; logging is outside.
     `learner_seconds`: the same without `_generate_and_score_completions`, that is without generation, decoding, rewards,
     advantages and padding. Left are forward, loss with its metrics, backward, clipping, optimizer, zero_grad.
+    `sampling_seconds`: generation alone.
     """
 
     def __init__(self, *, on_update: Callable[["Clocked"], None], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.step_seconds = self.learner_seconds = self.last_loss = self.last_norm = 0.0
+        self.step_seconds = self.learner_seconds = self.sampling_seconds = 0.0
+        self.last_loss = self.last_norm = 0.0
         self._began = self._generating = 0.0
         self.add_callback(_Clock(self, on_update))
         self.remove_callback(PrinterCallback)
@@ -105,6 +107,12 @@ class Clocked(GRPOTrainer):  # type: ignore[misc]
                 "TRL ran a forward for old log-probs inside generation; the clock would leave it out"
             )
         self._generating += time.perf_counter() - began
+        return out
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        out = super()._generate_single_turn(*args, **kwargs)
+        self.sampling_seconds += time.perf_counter() - began
         return out
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any) -> Any:
@@ -125,7 +133,7 @@ class _Clock(TrainerCallback):
         self.trainer, self.on_update = trainer, on_update
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.last_loss = self.trainer._generating = 0.0
+        self.trainer.last_loss = self.trainer.sampling_seconds = self.trainer._generating = 0.0
         self.trainer._began = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

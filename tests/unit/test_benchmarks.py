@@ -120,7 +120,7 @@ def test_a_run_keeps_its_weights_and_the_seconds_of_its_steps(
     )
     run = train(plan, arm, seed=0, folder=tmp_path / "run")
     assert len(run.steps) == 3 and sorted(run.weights) == [0, 2, 3]
-    assert all(0 < step.learner < step.seconds for step in run.steps)
+    assert all(0 < step.learner < step.seconds - step.sampling < step.seconds for step in run.steps)
     kept = [load_file(folder / "model.safetensors") for _, folder in sorted(run.weights.items())]
     assert kept[0].keys() == kept[1].keys() == kept[2].keys()
 
@@ -143,7 +143,7 @@ def test_seconds_to_a_target_are_read_off_straight_lines() -> None:
     from sides.runs import Run, Step
     from time_to_reward import Curve, steps_to, summarise
 
-    steps = [Step(seconds=float(s), learner=1.0) for s in (2, 4, 6, 8)]
+    steps = [Step(seconds=float(s), learner=1.0, sampling=0.5) for s in (2, 4, 6, 8)]
 
     def curve(arm: Any, scores: dict[int, float]) -> Curve:
         return Curve(run=Run(arm=arm, seed=0, opening=0.0, steps=steps, weights={}), pass_at_1=scores)
@@ -161,7 +161,9 @@ def test_a_target_that_is_never_met_is_no_number() -> None:
     from sides.runs import Run, Step
     from time_to_reward import Curve, steps_to, summarise
 
-    run = Run(arm="trl", seed=0, opening=0.0, steps=[Step(seconds=1.0, learner=0.5)], weights={})
+    run = Run(
+        arm="trl", seed=0, opening=0.0, steps=[Step(seconds=1.0, learner=0.5, sampling=0.2)], weights={}
+    )
     results = summarise([Curve(run=run, pass_at_1={0: 0.1, 1: 0.2})], ["trl"], 0.85)
     assert steps_to(0.85, {0: 0.1, 1: 0.2}) is None
     assert results["arms"]["trl"]["seconds_to_target"] is None and results["ratio_trl"] is None
