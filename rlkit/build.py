@@ -346,7 +346,8 @@ def _tiny_in_one_process(task: Task, seed: int) -> None:
         "import sys; from rich.console import Console; from rlkit import build; "
         "build.tiny_folder(build.make_task(sys.argv[1]), Console(stderr=True), int(sys.argv[2]))"
     )
-    done = subprocess.run([sys.executable, "-c", code, task.name, str(seed)], env=alone)
+    name = task.name if ":" in task.name else f"task:{task.name}"
+    done = subprocess.run([sys.executable, "-c", code, name, str(seed)], env=alone)
     if done.returncode:
         raise RunError(
             f"the embedded model's warm start ended with exit code {done.returncode}; its own words are above"

@@ -110,6 +110,9 @@ class VllmSampler:
                 "enable_chunked_prefill": False,
                 "max_num_batched_tokens": max(BATCHED_TOKENS_CPU, self._max_model_len),
             }
+        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            # An engine for each rank, on the rank's own GPU (vLLM's other executors take the first one).
+            place["distributed_executor_backend"] = "external_launcher"
         with _guest(), _quiet_start(), _start_failures(model):
             import vllm
 
