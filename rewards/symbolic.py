@@ -1,129 +1,171 @@
-r"""Equality of answers as mathematics, by math-verify. The only file that imports it.
+r"""The `math` verifier: reads the answer, compares it step by step, and asks math-verify last. The only file that imports it.
 
-Both sides are read by the same function: what the last \boxed{...} holds, or the bare gold answer, never whole prose,
-except that an answer without a box is searched by math-verify. Its own timeouts need SIGALRM and a main thread, so they
-are off: `VerifierPool` holds the deadline.
+math-verify decides what the rules of `equal` cannot read: sums, integrals, limits, matrices that are still to be multiplied.
+Its own timeouts need SIGALRM and a main thread, so they are off: `VerifierPool` holds the deadline. What would keep
+sympy busy for long (towers of powers, huge factorials, deep nesting) is not handed to it at all.
 """
 
 import logging
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 
-from rlkit.boxed import find_boxes, last_answer
+from rlkit.boxed import last_answer
 from rlkit.types import Prompt, Score
 
 from .contract import shown
+from .maths.answers import Verdict, can_be_read, compare, is_expression, is_prose, same_text, tidy
+from .maths.extract import find_answer, stated_answer
 
-_NO_MEANING = re.compile(r"\\left(?![a-zA-Z])|\\right(?![a-zA-Z])|\\[!,;: ]|~")
-_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm)\s*\{([^{}]*)\}")
-_SPACE = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])")
+MAX_SYMBOLIC = 400
+"""Characters of an answer that is handed to math-verify."""
+MAX_NESTING = 12
+_TOLERANCES = ("tolerance", "error")
+"""Columns of a data row that may hold the greatest absolute difference allowed (OlympiadBench: error)."""
 _THOUSANDS = re.compile(r"(?<=\d)(?:,\\!|\{,\}(?:\\!)?|\\,)(?=\d{3}(?!\d))")
+_COSTLY = re.compile(
+    r"\^\s*\{?\(?\s*-?\d{4,}|\*\*\s*\(?-?\d{4,}|\^[^+\-=,]{0,20}\^[^+\-=,]{0,20}\^|\*\*[^+\-=,]{0,20}\*\*|\^\s*\{?\s*\d+\s*\^"
+    r"|\\int.{40}|\\int.*\\sqrt|\d{3,}\s*\}?\s*!|!\s*!|\)\s*!|\d{60,}|\d[eE][-+]?\d{4,}"
+)
+_HEAVY = re.compile(r"\\(?:sum|prod|int|lim|oint)(?![a-zA-Z])")
+"""Two of these, one on each side, can keep sympy busy for minutes."""
+_ITS_OWN = re.compile(r"\\(?:sum|prod|int|lim|det|partial|nabla|oint)(?![a-zA-Z])|matrix|\\frac\s*\{\s*d")
+_NOT_ITS_OWN = re.compile(
+    r"\d\s+\d|\\text|\\mbox|(?<![\\a-zA-Z{])[a-zA-Z]{3,}|[\"<>'|;_]|\\x|,|\\begin\{[^}]*\}(?<!matrix\})"
+)
+_WORD = re.compile(r"(?<![\\a-zA-Z])(?<!begin\{)(?<!end\{)[a-zA-Z]{3,}")
+_TORN = re.compile(
+    r"\\[lc]?dots|\.\.\.|(?:[-+*/^_=<>({]|(?<!\\)\[|\\(?:cdot|times|frac|sqrt|left|text))[\s$.]*$"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class MathVerifier:
     r"""1.0 when the answer equals the reference as mathematics, 0.0 when not or unreadable, a skip without a readable reference.
 
-    >>> MathVerifier()(Prompt(id="a", token_ids=[], reference=r"\frac{1}{2}"), r"so \boxed{0.5}").value
-    1.0
+    >>> MathVerifier()(Prompt(id="a", token_ids=[], reference=r"\frac{1}{2}"), r"so \boxed{0.5}")
+    Score(value=1.0, reason="read '0.5' in the last box, equal to '\\\\frac{1}{2}' (as numbers)", parts={}, error=False)
     """
 
     def warm_up(self) -> None:
         """Load sympy and its grammar, so that the first answer's deadline does not pay for it."""
-        _read_gold("1")
+        _read("1")
 
     def __call__(self, prompt: Prompt, text: str) -> Score:
         if prompt.reference is None or not prompt.reference.strip():
             return Score(None, reason="no gold answer")
-        gold = last_answer(prompt.reference) or prompt.reference
-        boxes = find_boxes(text)
-        unclosed = bool(boxes) and boxes[-1].content is None
-        answer = last_answer(text)
-        if not unclosed and same_text(text if answer is None else answer, gold):
-            return Score(1.0, reason=f"read {shown(gold)}, the gold answer word for word")
-        expected = _read_gold(gold)
-        if not expected.values:
-            return Score(None, reason=f"cannot read the gold answer {shown(gold)}")
-        if unclosed:
-            return Score(0.0, reason="the last \\boxed{ is never closed")
-        if answer == "":
-            return Score(0.0, reason="the last \\boxed{} is empty")
-        found = _search(text) if answer is None else _read(answer)
-        read = f"{shown(found.text)} (no box)" if answer is None else shown(answer)
-        if not found.values:
-            what = "no answer found" if answer is None else f"read {read}, which is no mathematics"
-            return Score(0.0, reason=f"{what}; the gold answer is {shown(gold)}")
-        from math_verify import verify
-
-        equal = verify(list(expected.values), list(found.values), timeout_seconds=None)
-        return Score(
-            float(equal), reason=f"read {read}, {'equal' if equal else 'not equal'} to {shown(gold)}"
-        )
+        gold = gold_answer(prompt.reference)
+        found = find_answer(text)
+        if found is not None and found.text and same_text(found.text, gold):
+            return Score(1.0, reason=f"read {shown(gold)} {found.place}, the gold answer word for word")
+        if len(text) < 2 * len(gold) + 20 and same_text(text, gold):
+            return Score(1.0, reason="the text is the gold answer word for word")
+        objection = _objection(gold)
+        if objection:
+            return Score(None, reason=objection)
+        if found is None:
+            return Score(0.0, reason=f"no answer found; the gold answer is {shown(gold)}")
+        if not found.text:
+            closed = last_answer(text) is not None
+            return Score(
+                0.0, reason="the last \\boxed{} is empty" if closed else "the last \\boxed{ is never closed"
+            )
+        verdict = judge_answer(gold, found.text, _tolerance(prompt))
+        read = f"read {shown(found.text)} {found.place}"
+        if verdict.equal is None:
+            return Score(0.0, reason=f"{read}, which is no mathematics; the gold answer is {shown(gold)}")
+        relation = "equal" if verdict.equal else "not equal"
+        return Score(float(verdict.equal), reason=f"{read}, {relation} to {shown(gold)} ({verdict.step})")
 
 
-def same_text(answer: str, gold: str) -> bool:
-    r"""Whether two answers are the same text but for spacing, \text{}, outer dollar signs and a last full stop.
+def judge_answer(gold: str, answer: str, tolerance: Fraction | None = None) -> Verdict:
+    r"""The verdict on two bare answers: by rlkit's rules, and by math-verify where they cannot tell.
 
-    >>> same_text(r"\left( 3, \dfrac{\pi}{2} \right).", r"$(3,\frac{\pi}{2})$"), same_text("1 2", "12")
-    (True, False)
+    >>> judge_answer(r"\sum_{k=1}^{3} k", "6")
+    Verdict(equal=True, step='by math-verify')
     """
-    return _plain(answer) == _plain(gold)
+    verdict = compare(gold, answer, tolerance)
+    if verdict.equal is not None or not _may_be_asked(gold) or not _may_be_asked(answer):
+        return verdict
+    its_own = [bool(_ITS_OWN.search(text)) for text in (gold, answer)]
+    heavy = all(_HEAVY.search(text) for text in (gold, answer))
+    plain = not any(_NOT_ITS_OWN.search(text) for text in (gold, answer))
+    if not (any(its_own) or plain) or heavy or not (is_expression(gold) and is_expression(answer)):
+        return verdict
+    expected, found = _read(gold), _read(answer)
+    if not expected or not found:
+        return verdict
+    from math_verify import verify
 
-
-def _plain(text: str) -> str:
-    text = _TEXT.sub(r" \1 ", _THOUSANDS.sub("", tidy(text)))
-    text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
-    return _SPACE.sub("", " ".join(_NO_MEANING.sub(" ", text).split()))
-
-
-def tidy(text: str) -> str:
-    r"""An answer without the sentence around it: outer dollar signs, white space, and a last comma or full stop.
-
-    >>> tidy(" $-\\frac{5}{3}.$ "), tidy(r"\$5")
-    ('-\\frac{5}{3}', '\\$5')
-    """
-    previous = None
-    while previous != text:
-        previous = text
-        text = text.strip().rstrip(",;")
-        if text.endswith(".") and not text.endswith(".."):
-            text = text[:-1]
-        for sign in ("$$", "$"):
-            inner = text[len(sign) : -len(sign)]
-            if text == sign + inner + sign and "$" not in inner and not inner.endswith("\\"):
-                text = inner
-    return text
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """The sympy objects that a text can be read as (none: it is no mathematics), and the part of it they stand for."""
-
-    values: tuple[object, ...]
-    text: str
+    # Either order: it reads an equation and its solution one way round only.
+    orders = ((expected, found), (found, expected))
+    equal = any(verify(list(one), list(other), timeout_seconds=None) for one, other in orders)
+    return Verdict(equal, "by math-verify")
 
 
 @lru_cache(maxsize=4096)
-def _read_gold(gold: str) -> _Reading:
-    """Cached: the rollouts of a group share it, and epochs come back to it."""
-    return _read(gold)
+def gold_answer(reference: str) -> str:
+    r"""The bare gold answer: what is in the box of a reference that is a whole solution."""
+    boxed = last_answer(reference)
+    if boxed is not None:
+        return boxed
+    if len(reference) > 200 or "\n" in reference.strip():
+        found = stated_answer(reference)
+        if found is not None:
+            return found.text
+    return reference
 
 
-def _read(answer: str) -> _Reading:
-    """What one bare answer stands for."""
+@lru_cache(maxsize=4096)
+def _objection(gold: str) -> str:
+    """Why a gold answer cannot be judged by; '': it can."""
+    if is_prose(gold):
+        return f"the gold answer is a sentence, which no rule can judge: {shown(gold)}"
+    if can_be_read(gold) or (_may_be_asked(gold) and _read(gold)):
+        return ""
+    return f"cannot read the gold answer {shown(gold)}"
+
+
+def _tolerance(prompt: Prompt) -> Fraction | None:
+    for column in _TOLERANCES:
+        stated = prompt.row.get(column)
+        if isinstance(stated, str | int | float) and not isinstance(stated, bool):
+            try:
+                allowed = Fraction(str(stated))
+            except ValueError:
+                continue
+            if allowed > 0:
+                return allowed
+    return None
+
+
+def _may_be_asked(text: str) -> bool:
+    """Whether sympy will be done with a text soon, and math-verify reads all of it: of a torn formula it reads what is left."""
+    if len(text) > MAX_SYMBOLIC or _COSTLY.search(text) or _TORN.search(text):
+        return False
+    depth = deepest = 0
+    for sign in text:
+        depth += (sign in "{([") - (sign in "})]")
+        deepest = max(deepest, depth)
+    return deepest <= MAX_NESTING and len(_WORD.findall(text)) < 4
+
+
+@lru_cache(maxsize=4096)
+def _read(answer: str) -> tuple[object, ...]:
+    """What one bare answer stands for to math-verify; (): it is no mathematics."""
     # math-verify also hands back the normalised text of what it could not read, and that loses what it did not
     # understand ('a + b + c' -> 'a +'): two unread answers must not become equal by it, so text is dropped.
     latex = _THOUSANDS.sub("", tidy(answer))
     boxed = f"\\boxed{{{latex}}}"
     for text, units in ((boxed, True), (boxed, False), (latex, True)):
-        reading = _search(text, units)
-        if reading.values:
-            break
-    return reading
+        values = _search(text, units)
+        if values:
+            return values
+    return ()
 
 
-def _search(text: str, units: bool = True) -> _Reading:
+def _search(text: str, units: bool = True) -> tuple[object, ...]:
     """What math-verify finds in a text. Without `units`, letters at the end are not taken for units ('a + b + c')."""
     from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
@@ -135,5 +177,4 @@ def _search(text: str, units: bool = True) -> _Reading:
     )
     targets = [LatexExtractionConfig(normalization_config=normal), ExprExtractionConfig()]
     found = parse(text, targets, parsing_timeout=None)
-    values = tuple(value for value in found if not isinstance(value, str))
-    return _Reading(values, next((value for value in found if isinstance(value, str)), ""))
+    return tuple(value for value in found if not isinstance(value, str))

@@ -4,12 +4,15 @@ import re
 from dataclasses import dataclass
 
 # One pass, so that a megabyte of opening braces costs what a megabyte of prose costs. An escaped brace is no brace.
-_TOKEN = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*(?P<open>\{)?|\\.|[{}]", re.DOTALL)
+# Texts that were a string literal once have \\boxed for \boxed.
+_TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)(?![a-zA-Z])\s*(?P<open>\{)?|\\.|[{}]", re.DOTALL)
 _BARE = re.compile(r"[^\s$]+")
-# What may stand between two boxes that are one answer: an "and", "or", comma or semicolon among dollar signs and spaces.
-_FILLING = r"(?:\s|\$|\\[()\[\],;:! ]|\\q?quad(?![a-zA-Z])|~)*"
+# What may stand between two boxes that are one answer: an "and", "or", comma or semicolon among dollar signs and spaces,
+# and the name of the next one: `y_1 = \boxed{1}` and `y_2 = \boxed{2}`.
+_FILLING = r"(?:\s|\$|\*\*|\\[()\[\],;:! ]|\\q?quad(?![a-zA-Z])|~)*"
 _JOINT = re.compile(
-    rf"{_FILLING}(?:(?:,|;|\\?&|\b(?:and|or)\b|\\text\s*\{{\s*,?\s*(?:and|or)\s*\}}){_FILLING})+"
+    rf"{_FILLING}(?:(?:,|;|\\?&|\b(?:and|or)\b|\\(?:lor|vee)\b|\\text\s*\{{\s*(?:,|,?\s*(?:and|or))\s*\}}){_FILLING})+"
+    rf"(?:\\?[a-zA-Z][\w{{}}()]{{0,12}}\s*={_FILLING})?"
 )
 _CLOSING = re.compile(r"(?:\\[\])]|[.,;:])+$")
 
@@ -84,12 +87,19 @@ def last_answer(text: str) -> str | None:
     >>> last_answer(r"so $\boxed{1}$ and $\boxed{-2}$."), last_answer(r"first \boxed{3}, then \boxed{4}")
     ('1, -2', '4')
     """
-    boxes = [box for box in find_boxes(text) if box.depth == 0]
-    if len(boxes) < 2 or boxes[-1].content is None:
-        return last_boxed(text)
+    return join_boxes(text, find_boxes(text))
+
+
+def join_boxes(text: str, boxes: list[Box]) -> str | None:
+    """`last_answer` of a text whose boxes are found already."""
+    if not boxes or boxes[-1].content is None:
+        return None
+    outer = [box for box in boxes if box.depth == 0]
     joined = [boxes[-1].content.strip()]
-    for earlier, later in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
+    if outer[-1] is not boxes[-1]:
+        return joined[0]
+    for earlier, later in zip(outer[-2::-1], outer[:0:-1], strict=True):
         if earlier.content is None or not _JOINT.fullmatch(text, earlier.end, later.start):
             break
         joined.append(earlier.content.strip())
-    return ", ".join(reversed(joined)) if len(joined) > 1 else last_boxed(text)
+    return ", ".join(reversed(joined))

@@ -23,7 +23,7 @@ from rlkit.rewards import (
     last_boxed,
     make_verifier,
 )
-from rlkit.rewards.symbolic import same_text
+from rlkit.rewards.maths.normalise import same_text
 from rlkit.types import Prompt, Score
 
 
@@ -107,16 +107,24 @@ def test_equal_answers_score_1(gold: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("gold", "text", "reason"),
     [
-        ("10", r"\boxed{11}", "read '11', not equal to '10'"),
-        ("10", r"10? No: \boxed{11}", "read '11', not equal to '10'"),
-        ("12", r"\boxed{1 2}", "read '1 2', not equal to '12'"),
+        ("10", r"\boxed{11}", "read '11' in the last box, not equal to '10' (as numbers)"),
+        ("10", r"10? No: \boxed{11}", "read '11' in the last box, not equal to '10' (as numbers)"),
+        (
+            "12",
+            r"\boxed{1 2}",
+            "read '1 2' in the last box, which is no mathematics; the gold answer is '12'",
+        ),
         ("10", "I give up", "no answer found; the gold answer is '10'"),
         ("10", "", "no answer found; the gold answer is '10'"),
         ("10", r"\boxed{}", r"the last \boxed{} is empty"),
         ("10", r"\boxed{10", r"the last \boxed{ is never closed"),
-        ("10", r"\boxed{)(}", "read ')(', which is no mathematics; the gold answer is '10'"),
-        ("a + b + c", r"\boxed{a + d + e}", "read 'a + d + e', not equal to 'a + b + c'"),
-        ("10", "the answer is 11", "read '11' (no box), not equal to '10'"),
+        ("10", r"\boxed{)(}", "read ')(' in the last box, which is no mathematics; the gold answer is '10'"),
+        (
+            "a + b + c",
+            r"\boxed{a + d + e}",
+            "read 'a + d + e' in the last box, not equal to 'a + b + c' (by value at several points)",
+        ),
+        ("10", "the answer is 11", "read '11' after 'answer is', not equal to '10' (as numbers)"),
     ],
 )
 def test_wrong_and_unreadable_answers_score_0_and_say_what_was_read(
@@ -355,7 +363,7 @@ def test_gold_answers_without_a_box_are_found_in_a_sentence(name: str, limit: in
 
 @pytest.mark.slow
 def test_math_verdicts_on_the_hand_labelled_pairs_do_not_get_worse() -> None:
-    """Information with a floor: 416 of 481 with one false positive when this was written (math-verify alone: 423, 11)."""
+    """Information with a floor: 464 of 481 without a false positive when this was written (math-verify alone: 423, 11)."""
     cases = [c for c in rows("equiv_cases") if c["kind"] == "answer" and not c["disputed"]]
     items = [
         (Prompt(id=c["id"], token_ids=[], reference=c["gold"]), f"\\boxed{{{c['pred']}}}") for c in cases
@@ -369,4 +377,4 @@ def test_math_verdicts_on_the_hand_labelled_pairs_do_not_get_worse() -> None:
     print(
         f"\n{right} of {len(cases)} right, {len(wrong_ones)} false positives, {skipped} skipped, {pool.timeouts} timed out"
     )
-    assert right >= 413 and len(wrong_ones) <= 1
+    assert right >= 461 and len(wrong_ones) <= 1

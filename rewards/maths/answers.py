@@ -1,0 +1,183 @@
+r"""Two answers as texts -> whether they are the same, and which step says so: the cheapest step first.
+
+Word for word, then as plain numbers, then read and compared by the rules of `equal`. What these cannot tell is left to
+math-verify (`symbolic`).
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+from .equal import Comparison
+from .extract import inner_formula
+from .names import has_opaque
+from .normalise import plain, plain_number, same_text, tidy, without_text
+from .reading import read
+from .scan import MAX_CHARACTERS, scan
+from .sides import normal_words
+from .terms import Listing, Opaque, Relation, Term, TooLarge, Unreadable, Words, renamed
+
+_SPOKEN = re.compile(r"\s*[A-Za-z]{3,}[\w\s,.'!?-]*")
+_CONDITION = re.compile(
+    r"\b(?:for|where|when|if|with|such that|provided)\b(.*)|\(([^()]*(?:[<>=]|\\[lg]eq?|\\neq?)[^()]*)\)\s*\Z",
+    re.DOTALL,
+)
+_QUANTIFIER = re.compile(r"^\s*(?:all|any|every|each|some|which)\b")
+_INTEGER = re.compile(
+    r"(?<![a-zA-Z\\])([a-zA-Z])\s*(?:\\in\s*\\?(?:mathbb|mathbf|Bbb)?\s*\{?\s*Z|∈\s*[ℤZ]|\$?\s*(?:\\text\{\s*)?is an? [a-z ]*integer)"
+)
+_GROUPED = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?![\d])")
+_DECIMAL_COMMA = re.compile(r"\A([-+]?\d+),(\d{2}|\d{4,})(?=\D*\Z)")
+_PRICE_COMMA = re.compile(r"(?<=\d),(?=\d{1,2}\s*(?:\\?[$%]|[€£]|\\euro))")
+_CHOICE = re.compile(r"\(?([A-J])[).:]\s*\S|\(?([A-J])\)?[.:]?$")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """equal: None when nothing here can tell; step: what decided, for the reason."""
+
+    equal: bool | None
+    step: str
+
+
+def compare(gold: str, answer: str, tolerance: Fraction | None = None) -> Verdict:
+    r"""The verdict on two bare answers.
+
+    >>> compare(r"\frac{1}{2}", "0.5"), compare("(1, 2)", "(2, 1)").equal, compare("∞)(", "½)(").equal
+    (Verdict(equal=True, step='as numbers'), False, None)
+    """
+    if same_text(answer, gold):
+        return Verdict(True, "word for word")
+    if max(len(gold), len(answer)) > MAX_CHARACTERS:
+        return Verdict(False, f"{len(answer)} characters, which is no answer")
+    a, b = plain_number(gold), plain_number(answer)
+    if a is not None and b is not None and (a == b or (tolerance is None and a.denominator == 1)):
+        return Verdict(a == b, "as numbers")
+    return _by_reading(gold, answer, tolerance)
+
+
+def _by_reading(gold: str, answer: str, tolerance: Fraction | None) -> Verdict:
+    unknown = Verdict(None, "")
+    chosen = _choices(gold, answer)
+    if chosen is not None:
+        return Verdict(chosen, "as choices")
+    spoken = [without_text(tidy(text)) for text in (gold, answer)]
+    if all(_SPOKEN.fullmatch(text) for text in spoken) and normal_words(spoken[0]) == normal_words(spoken[1]):
+        return Verdict(True, "as words")
+    first: Verdict | None = None
+    letters = _declared(gold), _declared(answer)
+    for expected in _readings(gold):
+        for found in _readings(answer):
+            if letters[0] and letters[1] and letters[0] != letters[1]:
+                found = renamed(found, letters[1], letters[0])
+            comparison = Comparison(tolerance)
+            try:
+                equal = comparison.same(expected, found)
+            except TooLarge as error:
+                return Verdict(False, f"too large to work out: {error}")
+            verdict = Verdict(equal, comparison.step)
+            if equal:
+                return verdict if _same_conditions(gold, answer) else Verdict(False, "other conditions")
+            first = verdict if first is None or equal is None else first
+    if first is None or first.equal is None:
+        if _same_signs(gold, answer):
+            return Verdict(True, "sign for sign")
+    return first or unknown
+
+
+def _same_signs(gold: str, answer: str) -> bool:
+    r"""Whether two answers that cannot be read are written with the same signs: `\\leq` and `≤`."""
+    try:
+        a, b = ([token.text.strip() for token in scan(tidy(text))] for text in (gold, answer))
+    except Unreadable:
+        return False
+    return a == b and bool(a)
+
+
+def _readings(text: str) -> Iterator[Term]:
+    """What a text may stand for: commas divide thousands, or a list, or are decimal points."""
+    text = tidy(inner_formula(text)) if "$" in text or "\\" in text else tidy(text)
+    for split in (False, True) if _GROUPED.search(text) else (False,):
+        try:
+            yield read(text, split)
+        except Unreadable:
+            continue
+    pointed = _PRICE_COMMA.sub(".", _DECIMAL_COMMA.sub(r"\1.\2", text))
+    if pointed != text:
+        try:
+            yield read(pointed)
+        except Unreadable:
+            return
+
+
+def _same_conditions(gold: str, answer: str) -> bool:
+    """False when both say for which cases they hold, and in other numbers: 'for k > 2' and 'for k > 3'."""
+    found = [_CONDITION.search(without_text(tidy(text))) for text in (gold, answer)]
+    said = [match[1] or match[2] for match in found if match is not None]
+    if len(said) < 2:
+        return True
+    numbers = [set(re.findall(r"\d+", text)) for text in said]
+    if all(numbers) and numbers[0] != numbers[1]:
+        return False
+    try:
+        first, second = (read(_QUANTIFIER.sub("", text).strip()) for text in said)
+    except Unreadable:
+        return True
+    if not isinstance(first, Relation | Listing) or not isinstance(second, Relation | Listing):
+        return True
+    return Comparison().same(first, second) is not False or has_opaque(first) or has_opaque(second)
+
+
+@lru_cache(maxsize=4096)
+def _declared(text: str) -> str:
+    r"""The letter that a text says to run over all integers, as in `2\pi k, k \in \mathbb{Z}`: which letter means nothing."""
+    letters = set(_INTEGER.findall(text))
+    return letters.pop() if len(letters) == 1 else ""
+
+
+def _choices(gold: str, answer: str) -> bool | None:
+    """'(B) 5' is the choice B; None: neither is a single letter, or one is no choice."""
+    letters = [_CHOICE.match(plain(text)) for text in (gold, answer)]
+    if None in letters or not any(match[2] for match in letters if match):
+        return None
+    first, second = (match[1] or match[2] for match in letters if match)
+    return bool(first == second)
+
+
+@lru_cache(maxsize=4096)
+def can_be_read(text: str) -> bool:
+    """Whether all of an answer is mathematics, or words, that these rules know."""
+    return any(not has_opaque(term) for term in _readings(text))
+
+
+@lru_cache(maxsize=4096)
+def is_expression(text: str) -> bool:
+    """Whether an answer is one formula, with no list or relation around what could not be read.
+
+    math-verify compares what it understands of the rest, and takes x > 0 for all of it.
+    """
+    for term in _readings(text):
+        return not isinstance(term, Listing | Words) or not has_opaque(term)
+    return True
+
+
+@lru_cache(maxsize=4096)
+def is_prose(text: str) -> bool:
+    """Whether a text is a sentence, which no rule can judge.
+
+    >>> is_prose("More time is required for the round trip."), is_prose("New York"), is_prose("x + 1")
+    (True, False, False)
+    """
+    try:
+        term = read(tidy(text))
+    except Unreadable:
+        term = Opaque(text)
+    return (
+        isinstance(term, Words | Opaque)
+        and len(re.findall(r"(?<![\\\w])[a-zA-Z]{2,}", without_text(text))) > 4
+    )
+
+
+__all__ = ["Verdict", "can_be_read", "compare", "is_expression", "is_prose", "same_text", "tidy"]
