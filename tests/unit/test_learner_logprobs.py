@@ -431,4 +431,7 @@ def test_a_tile_holds_no_more_logits_than_asked_for() -> None:
                 tokens, columns = tile_shape(num_tokens, vocabulary, chunk, "cpu")
                 assert 1 <= tokens <= max(1, num_tokens) and 1 <= columns <= vocabulary
                 assert tokens * columns <= chunk * vocabulary
-    assert tile_shape(513, 152_064, 0, "cpu") == (257, 4032)  # two equal blocks rather than 512 tokens and 1
+    assert tile_shape(1025, 152_064, 0, "cpu") == (
+        513,
+        4032,
+    )  # two equal blocks rather than 1,024 tokens and 1
