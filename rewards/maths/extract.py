@@ -77,7 +77,7 @@ def find_answer(text: str) -> Found | None:
     >>> find_answer(r"so $x=\boxed{5}$"), find_answer("The final answer is $34$. I hope it is correct.").text
     (Found(text='5', place='in the last box'), '34')
     >>> find_answer("5 apples\n#### 1,250").text, find_answer("That leaves 7 - 3 = 4 cakes.").text
-    ('1,250', '7 - 3 = 4 cakes')
+    ('1,250', '4')
     """
     boxes = find_boxes(text)
     if boxes and (said := _FINAL.search(text, boxes[-1].end)) is not None:
