@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from importlib.util import find_spec
 from math import prod
 from typing import Any
@@ -146,7 +147,8 @@ def make_optimizer(
         }
         for g in groups
     ]
-    kind: Any = torch.optim.AdamW
+    # Fused: the others hold copies as large as the weights during a step.
+    kind: Any = partial(torch.optim.AdamW, fused=True)
     if cfg.optimizer in ("adamw_8bit", "paged_adamw_8bit"):
         from bitsandbytes import optim
 
@@ -207,8 +209,8 @@ def load_state_tensors(
             getattr(state[field], part[0]).copy_(value)
         elif isinstance(state.get(field), int):
             state[field] = int(value)
-        else:  # AdamW keeps its step counter on the CPU and its moments beside the weights
-            state[field] = part_like(value, known) if value.ndim else value.clone()
+        else:
+            state[field] = part_like(value, known) if value.ndim else value.to(known.device, copy=True)
 
 
 def _make_state(optimizer: torch.optim.Optimizer) -> None:
