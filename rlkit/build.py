@@ -259,12 +259,15 @@ def learning_rates(cfg: TrainConfig, place: "ModelPlace") -> list[str]:
     """The table of parameter groups before any weight loads; empty when all weights learn alike, or when neither this machine
     nor the hub has the model's config.json.
 
-    Raises ConfigError for a pattern or a target that the model has not, and for an optimizer or peft that is not installed.
+    Raises ConfigError for a pattern or a target that the model has not, and for an optimizer, a compiler or peft that is not
+    installed.
     """
-    from rlkit.learner import lora, optim
+    from rlkit.learner import compiled, lora, optim
 
     learner = cfg.learner
     optim.require_optimizer(learner.optimizer)
+    if learner.compile:
+        compiled.require_compiler()
     if not (learner.lr_multipliers or learner.weight_decay or learner.lora_rank):
         return []
     model = _empty_model(place)

@@ -182,6 +182,8 @@ class LearnerConfig:
     """With `shard`: keep weights, gradients and moments in the host's memory, and step there."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
+    compile: bool = False
+    """Compile the decoder layers (torch.compile): the first step is a minute slower. On a CPU it needs a C++ compiler."""
 
     def __post_init__(self) -> None:
         rate = self.learning_rate

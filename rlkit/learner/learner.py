@@ -128,7 +128,7 @@ class Learner:
             self.reference = spread(frozen, cfg, ranks, self.device, autocast)
 
     def _policy(self, model: "PreTrainedModel") -> Policy:
-        return Policy(model, self.temperature, self.cfg.logits_chunk, self.autocast)
+        return Policy(model, self.temperature, self.cfg.logits_chunk, self.autocast, self.cfg.compile)
 
     # -- what to train on ----------------------------------------------------------------------------------------------
 

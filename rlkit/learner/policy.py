@@ -12,6 +12,7 @@ from rlkit.batch import Batch
 from rlkit.errors import ModelError
 
 from .attention import NAME, register
+from .compiled import Unread, compile_layers
 from .logprobs import token_stats
 
 if TYPE_CHECKING:
@@ -21,10 +22,14 @@ if TYPE_CHECKING:
 class Policy(nn.Module):
     """model: a causal language model of transformers;  temperature: the sampler's;  chunk: tokens whose logits exist at one time"""
 
-    def __init__(self, model: "PreTrainedModel", temperature: float, chunk: int, autocast: bool) -> None:
+    def __init__(
+        self, model: "PreTrainedModel", temperature: float, chunk: int, autocast: bool, compiled: bool = False
+    ) -> None:
         super().__init__()
         _check_head(model)
         register()
+        if compiled:
+            compile_layers(model)
         self.model = model
         self.own_attention = model.config._attn_implementation
         self.temperature, self.chunk, self.autocast = temperature, chunk, autocast
@@ -33,7 +38,7 @@ class Policy(nn.Module):
         """Log-probs and entropies, two [B, T] in nats, float32, 0 outside the mask. The entropy's gradient only on demand."""
         feed = batch.feed
         model: Any = self.model
-        packed = {"rlkit_runs": feed.runs} if feed.runs else {}
+        packed = {"rlkit_runs": Unread(feed.runs)} if feed.runs else {}
         model.config._attn_implementation = (
             NAME if feed.runs else self.own_attention
         )  # the layers ask at every call

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rlkit.config import LearnerConfig
-from rlkit.errors import ModelError
 from rlkit.ranks import Ranks
 
+from .compiled import decoder_layers
 from .policy import Policy
 
 
@@ -39,21 +39,16 @@ def _divide(policy: Policy, cfg: LearnerConfig, ranks: Ranks, device: torch.devi
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
-    names = set(getattr(policy.model, "_no_split_modules", None) or ())
-    layers = [m for m in policy.model.modules() if type(m).__name__ in names]
-    if not layers:
-        raise ModelError(
-            f"--learner.shard fsdp2: {type(policy.model).__name__} does not say what its decoder layers are (_no_split_modules); "
-            "train it with --learner.shard none"
-        )
-    # Gathered in bfloat16, summed in float32; the parts stay float32.
-    half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    # Gathered in bfloat16, summed in float32; the parts stay float32. What goes in is a Batch, which keeps its types.
+    half = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
     settings: dict[str, Any] = {
         "mesh": init_device_mesh(device.type, (ranks.world,)),
         "mp_policy": half if autocast else MixedPrecisionPolicy(),
         "offload_policy": CPUOffloadPolicy() if cfg.cpu_offload and device.type != "cpu" else OffloadPolicy(),
     }
-    for layer in layers:
+    for layer in decoder_layers(policy.model, "--learner.shard fsdp2"):
         fully_shard(layer, **settings)
     fully_shard(policy, **settings)  # the rest: embedding, last norm, head
 

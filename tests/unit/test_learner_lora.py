@@ -349,3 +349,18 @@ def test_a_run_whose_reference_moves_can_be_resumed(model: Path, tmp_path: Path)
 def test_adapters_have_no_reference_to_move() -> None:
     with pytest.raises(ConfigError, match="algo.sync_ref_model = True: expected off with adapters"):
         TrainConfig(algo=moving(), learner=LearnerConfig(lora_rank=4))
+
+
+def test_the_output_head_may_carry_an_adapter() -> None:
+    """Its log-probs are taken in tiles, through the layer and not from its weight."""
+    learner = make_learner(lora_rank=4, lora_targets="v_proj,lm_head")
+    step(learner, 2)
+    plain = make_learner()
+    plain.model.load_state_dict(learner.weights())
+    rollouts = [c.rollout for c in grpo_credits()]
+    assert not torch.equal(learner.weights()["lm_head.weight"], make_learner().weights()["lm_head.weight"])
+    for ours, theirs in zip(learner.logprobs(rollouts), plain.logprobs(rollouts), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+    before = learner.weights()["lm_head.weight"]
+    report = learner.update(learner.minibatches(grpo_credits(), 1), Family(GrpoConfig(), SAMPLING).loss)
+    assert report.metrics["grad_norm"] > 0 and not torch.equal(learner.weights()["lm_head.weight"], before)

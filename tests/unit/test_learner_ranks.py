@@ -83,11 +83,15 @@ MORE = {
 }
 
 
+HALF = {f"bfloat16, {shard}": case(shard=shard, autocast=True) for shard in ("none", "fsdp2")}
+
+
 def made(changes: dict[str, Any], ranks: Ranks) -> tuple[Learner, Skpo, list[Credit]]:
     changes = dict(changes)
     algo = {k.removeprefix("algo_"): changes.pop(k) for k in list(changes) if k.startswith("algo_")}
     cfg = SkpoConfig(**{"beta": 0.1, "importance_sampling_correction": False, **algo})
     tied, count, idle = changes.pop("tied", False), changes.pop("credits", None), changes.pop("idle", False)
+    autocast = changes.pop("autocast", False)
     wants_reference = cfg.beta > 0 and not changes.get("lora_rank")
     learner = Learner(
         tiny_model(seed=0, tied=tied),
@@ -97,6 +101,7 @@ def made(changes: dict[str, Any], ranks: Ranks) -> tuple[Learner, Skpo, list[Cre
         temperature=0.7,
         num_iterations=1,
         pad_id=0,
+        autocast=autocast,
         reference=tiny_model(seed=1, tied=tied) if wants_reference else None,
         ranks=ranks,
     )
@@ -139,7 +144,8 @@ def work(ranks: Ranks, folder: Path) -> None:
     """Everything that needs two processes, which take seconds to start."""
     keep(ranks, folder)
     torch.save(
-        {name: learnt(changes, ranks) for name, changes in (GRID | MORE).items()}, folder / f"{ranks.rank}.pt"
+        {name: learnt(changes, ranks) for name, changes in (GRID | MORE | HALF).items()},
+        folder / f"{ranks.rank}.pt",
     )
 
 
@@ -203,6 +209,17 @@ def test_what_else_can_be_set_does_not_depend_on_ranks(name: str, divided: list[
         assert expected[0].trained_tokens == 0 and expected[0].updates == 1
     else:
         assert expected[0].metrics["grad_norm"] > 0.01
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_in_bfloat16_they_agree_as_far_as_its_digits_go(name: str, divided: list[Any]) -> None:
+    (expected, _), (report, weights) = learnt(case(), ALONE), divided[0][name]
+    for key in ("loss", "grad_norm", "kl", "entropy"):
+        assert report.metrics[key] == pytest.approx(expected.metrics[key], rel=0.03, abs=0.01), key
+    kind = (
+        torch.bfloat16 if HALF[name]["shard"] == "fsdp2" else torch.float32
+    )  # gathered as the sampler will hold them
+    assert {t.dtype for t in weights.values()} == {kind}
 
 
 def test_every_rank_ends_with_the_same_weights_and_the_same_report(divided: list[Any]) -> None:
