@@ -174,8 +174,8 @@ class LearnerConfig:
     """Read the prompt of a group once for all its answers, not once for each."""
     skip_idle: bool = True
     """Leave out answers whose gradient is zero by construction: groups of equal rewards, masked signs, truncated and masked."""
-    logits_chunk: int = 1024
-    """Tokens whose logits exist at one time, so [B, T, V] never does."""
+    logits_chunk: int = 0
+    """At most so many tokens' worth of logits exist at one time, so [B, T, V] never does; 0: as many as suit the device."""
     shard: Literal["none", "fsdp2"] = "none"
     """`fsdp2`: divide weights, gradients and moments over the ranks of torchrun or accelerate launch; none: a whole copy on each (DDP)."""
     cpu_offload: bool = False
@@ -209,7 +209,7 @@ class LearnerConfig:
         require(
             self.micro_batch_tokens > 0, "learner.micro_batch_tokens", self.micro_batch_tokens, "at least 1"
         )
-        require(self.logits_chunk > 0, "learner.logits_chunk", self.logits_chunk, "at least 1")
+        require(self.logits_chunk >= 0, "learner.logits_chunk", self.logits_chunk, "0 (what suits the device) or more")
         require(
             self.shard != "none" or not self.cpu_offload,
             "learner.cpu_offload",

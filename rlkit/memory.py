@@ -18,7 +18,9 @@ from rlkit.models import ModelPlace, ModelShape
 COPY = "learner: copy"
 """Row of the weights that are merged with adapters or gathered from ranks: there while the sampler loads them, not during the step."""
 SOFTMAX_COPIES = 3
-"""Logits, their softmax and their gradient, each in float32 (measured in trl#3678: 2.9)."""
+"""Logits, their float32 copy and their softmax: the buffers of one tile (rlkit.learner.tiles)."""
+TILE_LOGITS = {"cpu": 2**21, "cuda": 2**26}
+"""Logits of one tile where `logits_chunk` is 0; the learner's own numbers, compared by a test."""
 ADAPTERS = "adapters (--learner.lora-rank 16), a smaller model or a larger device"
 DEFAULT_COMPLETION = 512
 """Tokens assumed when max_completion_length is not resolved."""
@@ -99,9 +101,9 @@ def matrix_parameters(shape: ModelShape) -> int:
     return s.layers * s.hidden * (2 * s.q_width + 2 * s.kv_width + 3 * s.mlp)
 
 
-def logits_gib(vocab: int, tokens: int) -> float:
-    """Logits of one chunk of tokens with their softmax and their gradient, each in float32. GiB."""
-    return SOFTMAX_COPIES * tokens * vocab * 4 / GIB
+def logits_gib(logits: int) -> float:
+    """So many logits at one time, with their float32 copy and their softmax. GiB."""
+    return SOFTMAX_COPIES * logits * 4 / GIB
 
 
 def kv_bytes_per_token(shape: ModelShape, dtype_bytes: int) -> int:
@@ -143,14 +145,10 @@ def memory_needs(cfg: TrainConfig, shape: ModelShape, machine: Machine, ranks: i
     needs.append(
         Need(what="learner: activations", gib=kept, why=f"{tokens:,} tokens, {how} gradient checkpointing")
     )
-    chunk = min(cfg.learner.logits_chunk, tokens)
-    needs.append(
-        Need(
-            what="learner: logits",
-            gib=logits_gib(shape.vocab, chunk),
-            why=f"{chunk:,} tokens x {shape.vocab:,} x 4 bytes x {SOFTMAX_COPIES}",
-        )
-    )
+    most = cfg.learner.logits_chunk * shape.vocab or TILE_LOGITS["cuda" if on_gpu else "cpu"]
+    logits = min(most, tokens * shape.vocab)
+    why = f"{logits:,} at one time x 4 bytes x {SOFTMAX_COPIES}"
+    needs.append(Need(what="learner: logits", gib=logits_gib(logits), why=why))
     if cfg.algo.beta > 0 and not cfg.learner.lora_rank:
         why = f"starting weights, beta = {cfg.algo.beta:g}"
         needs.append(Need(what="learner: reference", gib=weights_gib(n, 4), why=why))

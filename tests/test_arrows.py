@@ -50,6 +50,7 @@ ONLY_IN = {
     "math_verify": ["rewards/symbolic.py"],
     "latex2sympy2_extended": ["rewards/symbolic.py"],
     "trl": ["rlkit/sft.py"],
+    "triton": ["rlkit/learner/logprobs_triton.py"],
 }
 """What changes under us changes one file."""
 NEVER_IN = {"rewards": {"torch", "transformers", "accelerate", "vllm"}}

@@ -407,12 +407,18 @@ def test_a_hub_is_asked_once_and_each_refusal_has_its_sentence(tmp_path: Path, h
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
+def test_the_plans_tile_of_logits_is_the_learners() -> None:
+    from rlkit.learner import tiles
+
+    assert memory.TILE_LOGITS == {"cpu": tiles.CPU_LOGITS, "cuda": tiles.GPU_LOGITS}
+
+
 def test_memory_by_hand() -> None:
     gib = 2**30
     assert memory.weights_gib(gib, 2) == 2.0
     assert memory.adam_gib(gib) == 8.0
     assert memory.checkpoint_gib(gib) == 12.0
-    assert memory.logits_gib(vocab=1024, tokens=1024) == 3 * 4 / 1024
+    assert memory.logits_gib(2**20) == 3 * 4 / 1024
     # 2 (keys and values) x 2 layers x 2 kv heads x 16 x 2 bytes
     assert memory.kv_bytes_per_token(SMALL, 2) == 256
     assert memory.kv_cache_gib(SMALL, 2, sequences=4, length=2**20) == 1.0
