@@ -37,7 +37,7 @@ MIX = {
     "prefix": Case(name="long shared prefix", num_groups=4, prompt_tokens=512, median=128),
 }
 """(a) and (b) with prompts of 64 tokens; (b) log-normal, sigma 1, cut at 1,024; (c) SKPO's [s, q] of 4 x |o|, where
-computing every prefix once can save 40/12 = 3.3 times at G = 8, and no more."""
+computing every prefix once saves at most 40/12 = 3.3 times in the body at G = 8."""
 GOALS = {
     "speed_equal": 1.0,
     "speed_longtail": 2.0,
@@ -116,6 +116,8 @@ NOTES = (
     "rewards, advantages and padding: forward, loss, backward, clipping, optimizer. TRL makes no pass for old log-probs here "
     "(one update per generation, no vLLM), nor does rlkit. Gradient checkpointing, on by default in TRL, is off; both sides' "
     "idle OpenMP threads sleep. loss: 0 at ratio 1, because advantages are centred; the gradients are compared number by number.\n"
+    "TRL pads all answers of a generation to the longest, whatever the batch size, and without Triton its head scores prompts and "
+    "padding too (on a GPU it would not).\n"
     "memory: peak RSS during an update above that before it, less gradients and AdamW's moments. TRL 1.16 has no setting for "
     "the size of its head's tiles (4,096 tokens x 32,768 words)."
 )

@@ -272,16 +272,9 @@ def seconds_table(
     curves: Sequence[Curve], arms: Sequence[Arm], results: Mapping[str, Any], args: Args
 ) -> Table:
     table = Table(title=f"seconds to a held-out pass@1 of {args.target}", box=SIMPLE, title_justify="left")
-    columns = (
-        "",
-        *(f"seed {seed}" for seed in args.seeds),
-        "median",
-        "/ TRL",
-        "s per step",
-        "learner",
-        "/ TRL",
-    )
-    for column in (*columns, "opening"):
+    columns = ("", *(f"seed {seed}" for seed in args.seeds), "median", "/ TRL")
+    columns += ("s/step", "/ TRL", "sampling", "learner", "opening")
+    for column in columns:
         table.add_column(column, justify="right" if column else "left")
     for arm in arms:
         mine = {row["seed"]: row["seconds_to_target"] for row in results["rows"] if row["arm"] == arm}
