@@ -21,7 +21,7 @@ SOFTMAX_COPIES = 3
 """Logits, their float32 copy and their softmax: the buffers of one tile (rlkit.learner.tiles)."""
 TILE_LOGITS = {"cpu": 2**21, "cuda": 2**26}
 """Logits of one tile where `logits_chunk` is 0; the learner's own numbers, compared by a test."""
-ADAPTERS = "adapters (--learner.lora-rank 16), a smaller model or a larger device"
+ADAPTERS = "adapters (--learner.lora-rank 16), several GPUs (--learner.shard fsdp2), a smaller model or a larger device"
 DEFAULT_COMPLETION = 512
 """Tokens assumed when max_completion_length is not resolved."""
 PROCESS_GIB = 1.0
