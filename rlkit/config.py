@@ -209,7 +209,12 @@ class LearnerConfig:
         require(
             self.micro_batch_tokens > 0, "learner.micro_batch_tokens", self.micro_batch_tokens, "at least 1"
         )
-        require(self.logits_chunk >= 0, "learner.logits_chunk", self.logits_chunk, "0 (what suits the device) or more")
+        require(
+            self.logits_chunk >= 0,
+            "learner.logits_chunk",
+            self.logits_chunk,
+            "0 (what suits the device) or more",
+        )
         require(
             self.shard != "none" or not self.cpu_offload,
             "learner.cpu_offload",
