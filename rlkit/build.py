@@ -68,6 +68,12 @@ def _user_algorithm(name: str) -> Any:
         raise ConfigError(
             f"--algo {name}: {found!r} {lack}; expected a class with collect, credit and loss, as in rlkit/algos/base.py"
         )
+    rest = ("prompt_weights", "rescore", "select", "rounds", "metrics", "state_dict", "load_state_dict")
+    missing = [m for m in rest if not hasattr(found, m)]
+    if missing:
+        raise ConfigError(
+            f"--algo {name}: {found!r} has no {', '.join(missing)}; derive it from rlkit.algos.base.Stateless, which has them all"
+        )
     return found
 
 

@@ -387,3 +387,18 @@ def test_the_baselines_of_skpo_s_paper_differ_in_the_algorithm_alone() -> None:
     )
     for other in others:
         assert one["algo"] != other.pop("algo") and {**one, **other} == one
+
+
+def test_an_algorithm_without_the_small_answers_is_told_where_they_are(tmp_path: Path) -> None:
+    from rlkit.build import algo_config
+    from rlkit.errors import ConfigError
+
+    file = tmp_path / "mine.py"
+    methods = "\n".join(
+        f"    def {name}(self, *args): ..." for name in ("collect", "credit", "loss", "metrics")
+    )
+    file.write_text(f"class Mine:\n{methods}\n")
+    with pytest.raises(
+        ConfigError, match="has no prompt_weights, .*load_state_dict; derive it from .*Stateless"
+    ):
+        algo_config(f"{file}:Mine")
