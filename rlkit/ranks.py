@@ -189,7 +189,8 @@ def opened(group: bool = False) -> Iterator[Ranks]:
     store = PrefixStore("rlkit", store)
     dist.init_process_group(_backend(), store=store, rank=rank, world_size=world, timeout=TIMEOUT)
     done = threading.Event()
-    threading.Thread(target=_watch, args=(store, done), daemon=True).start()
+    watch = threading.Thread(target=_watch, args=(store, done), daemon=True)
+    watch.start()
     ranks = Ranks(rank, world)
     try:
         yield ranks
@@ -198,6 +199,9 @@ def opened(group: bool = False) -> Iterator[Ranks]:
         done.set()
         _end(error, ranks, store)
     done.set()
+    watch.join(
+        GRACE_SECONDS
+    )  # a thread that the interpreter's end meets inside the store's C++ takes the process down with it
     dist.destroy_process_group()
 
 
