@@ -13,6 +13,7 @@ from rlkit.types import Surrogate
 Baseline = Literal["group", "leave_one_out", "batch", "none"]
 Scale = Literal["group", "batch", "batch_advantages", "none"]
 Level = Literal["token", "sequence"]
+GivenBack = Literal["behind", "in front", "inside"]
 Normalizer = Literal["sequence", "token", "group_token", "constant", "sum"]
 
 
@@ -120,9 +121,10 @@ class AlgoConfig:
         )
 
     @property
-    def room_for_segment(self) -> bool:
-        """Whether prompts are rendered a second time with room for a segment before the question (Prompt.skip_ids)."""
-        return False
+    def given_back(self) -> GivenBack | None:
+        """Where a second prompt holds what the policy wrote to the first: behind it, in front of it, or before the question in
+        the user's turn, for which prompts are rendered with room (Prompt.skip_ids). None: there is no second prompt."""
+        return None
 
     @property
     def separator(self) -> str | None:

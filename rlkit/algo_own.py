@@ -6,7 +6,7 @@ Only the standard library is imported here.
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from rlkit.algo_config import AlgoConfig, Draws, Scale
+from rlkit.algo_config import AlgoConfig, Draws, GivenBack, Scale
 from rlkit.errors import require
 
 
@@ -66,8 +66,10 @@ class SkpoConfig(AlgoConfig):
         require(self.initial_length > 1, "algo.initial_length", self.initial_length, "at least 2 tokens")
 
     @property
-    def room_for_segment(self) -> bool:
-        return self.skip and self.skip_format == "chat"
+    def given_back(self) -> GivenBack:
+        if not self.skip:
+            return "behind"
+        return "in front" if self.skip_format == "raw" else "inside"
 
     def draws(self, length: int) -> Draws:
         group, own = self.num_generations, int(self.upstream_reward == "own")

@@ -430,7 +430,7 @@ def make_data(cfg: TrainConfig, task: Task | None, rows: "Rows", tokenizer: Any)
             template,
             seed=cfg.seed,
             max_prompt_length=cfg.max_prompt_length,
-            with_skip=cfg.algo.room_for_segment,
+            with_skip=cfg.algo.given_back == "inside",
         )
     return PoolData(
         rows,
@@ -438,7 +438,7 @@ def make_data(cfg: TrainConfig, task: Task | None, rows: "Rows", tokenizer: Any)
         seed=cfg.seed,
         max_prompt_length=cfg.max_prompt_length,
         shuffle=cfg.data.shuffle,
-        with_skip=cfg.algo.room_for_segment,
+        with_skip=cfg.algo.given_back == "inside",
     )
 
 

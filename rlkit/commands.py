@@ -287,6 +287,8 @@ def run(
         past = [] if saved is None else read_metrics(store.folder)
         watch = Watch(setup_of(to_toml(cfg), dtype), past)
         with Terminal(cfg.algo.name, cfg.steps, start.step, console, watch) as view:
+            if cfg.learner.packing and learner.why_padded:
+                view.say(f"sequences are padded, not packed: {learner.why_padded}")
             try:
                 end = loop.train(
                     cfg,

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlkit import memory
-from rlkit.algo_own import SkpoConfig
 from rlkit.config import TrainConfig
 from rlkit.machine import Machine, this_machine
 from rlkit.models import FOLDER_HOLDS, ModelPlace, ModelShape
@@ -313,21 +312,19 @@ def _shown(
     if len(lengths) > 1:
         told += f"; of {len(lengths):,} prompts the median has {middle}, the longest {last}"
     sections = [Section(title=f"Prompt {first.id} ({told})", lines=(_cut(first.text),))]
-    if isinstance(cfg.algo, SkpoConfig):
-        room = "<<< segment: what the policy wrote first, given back >>>"
-        if not cfg.algo.skip:
-            text, fixed = f"{first.text}{room}", len(first.token_ids)
-        elif cfg.algo.skip_format == "raw" or first.skip_ids is None:
-            text, fixed = f"{room}{first.text}", len(first.token_ids)
-        elif decode is not None:
-            before, after = first.skip_ids
-            text, fixed = f"{decode(before)}{room}{decode(after)}", len(before) + len(after)
-        else:
-            text, fixed = "", 0
-        if text:
-            order = "[s, q]" if cfg.algo.skip else "[q, s]"
-            title = f"Prompt of the continuations, {order} ({fixed} tokens and the segment)"
-            sections.append(Section(title=title, lines=(_cut(text),)))
+    place, room = cfg.algo.given_back, "<<< segment: what the policy wrote first, given back >>>"
+    text, fixed = "", len(first.token_ids)
+    if place == "behind":
+        text = f"{first.text}{room}"
+    elif place == "in front" or (place == "inside" and first.skip_ids is None):
+        text = f"{room}{first.text}"
+    elif place == "inside" and first.skip_ids is not None and decode is not None:
+        before, after = first.skip_ids
+        text, fixed = f"{decode(before)}{room}{decode(after)}", len(before) + len(after)
+    if text:
+        order = "[q, s]" if place == "behind" else "[s, q]"
+        title = f"Prompt of the continuations, {order} ({fixed} tokens and the segment)"
+        sections.append(Section(title=title, lines=(_cut(text),)))
     return sections
 
 

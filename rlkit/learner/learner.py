@@ -289,9 +289,8 @@ class Learner:
     def _step(self) -> dict[str, Tally]:
         """Clip, step, clear; the weights stay as they are when the gradient is not finite."""
         for p in self.model.parameters():
-            if (
-                p.requires_grad and p.grad is None
-            ):  # every rollout was idle: Adam's momentum and decay act all the same
+            # None when every rollout was idle: Adam's momentum and decay act all the same.
+            if p.requires_grad and p.grad is None:
                 p.grad = torch.zeros_like(p)
         clipped = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.max_grad_norm)
         norm = float(whole(clipped))

@@ -39,9 +39,8 @@ class Policy(nn.Module):
         feed = batch.feed
         model: Any = self.model
         packed = {"rlkit_runs": Unread(feed.runs)} if feed.runs else {}
-        model.config._attn_implementation = (
-            NAME if feed.runs else self.own_attention
-        )  # the layers ask at every call
+        # The layers ask for it at every call.
+        model.config._attn_implementation = NAME if feed.runs else self.own_attention
         with torch.autocast(feed.ids_RL.device.type, torch.bfloat16, enabled=self.autocast):
             body = model.base_model(
                 input_ids=feed.ids_RL,
