@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlkit import build
-from rlkit.commands import prepare, run
+from rlkit.commands.train import prepare, run
 from rlkit.config import DataConfig, LogConfig, SamplerConfig, TrainConfig
 
 

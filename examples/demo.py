@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlkit import build
-from rlkit.commands import Outcome, prepare, run
+from rlkit.commands.train import Outcome, prepare, run
 from rlkit.config import LogConfig, TrainConfig
 
 T = TypeVar("T")

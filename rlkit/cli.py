@@ -176,21 +176,20 @@ def _dispatch(args: list[str]) -> int:
     if command == "train":
         return _train(rest)
     if command == "eval":
-        from rlkit import commands
+        from rlkit.commands.evaluate import evaluate
 
-        parsed = parse(EvalArgs, EvalConfig(), rest, "rlkit eval")
-        return commands.evaluate(parsed.cfg, _console())
+        return evaluate(parse(EvalArgs, EvalConfig(), rest, "rlkit eval").cfg, _console())
     if command == "sft":
-        from rlkit import commands
+        from rlkit.commands.sft import sft
 
-        return commands.sft(parse(SftArgs, SftConfig(), rest, "rlkit sft").cfg, _console())
+        return sft(parse(SftArgs, SftConfig(), rest, "rlkit sft").cfg, _console())
     if command == "doctor":
         return _doctor(rest)
     if rest and rest[0] not in ("-h", "--help"):
         raise ConfigError(f"rlkit {command} takes no arguments, but got {' '.join(rest)}")
-    from rlkit import commands
+    from rlkit.commands import lists
 
-    return commands.tasks() if command == "tasks" else commands.algos()
+    return lists.tasks() if command == "tasks" else lists.algos()
 
 
 def _doctor(args: list[str]) -> int:
@@ -216,9 +215,9 @@ def _train(args: list[str]) -> int:
         before = parse(TrainArgs, _start(TrainConfig(), kept), kept, "rlkit train").cfg
         parsed = parse(TrainArgs, before, args, "rlkit train")
         _require_same(before, parsed.cfg)
-    from rlkit import commands
+    from rlkit.commands.train import train
 
-    return commands.train(parsed.cfg, _console(), resume=parsed.resume, dry_run=parsed.dry_run)
+    return train(parsed.cfg, _console(), resume=parsed.resume, dry_run=parsed.dry_run)
 
 
 def _config_of(run: Path) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlkit import build
-from rlkit.commands import Ready, prepare, run
+from rlkit.commands.train import Ready, prepare, run
 from rlkit.config import DataConfig, LearnerConfig, LogConfig, ModelConfig, SamplerConfig, TrainConfig
 from rlkit.types import Prompt
 

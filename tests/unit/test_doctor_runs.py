@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rlkit import commands
 from rlkit.algo_presets import ALGO_CONFIGS
 from rlkit.cli import main
+from rlkit.commands import train
 from rlkit.config import (
     DataConfig,
     LearnerConfig,
@@ -55,11 +55,11 @@ def run(model: Path, folder: Path, **changes: Any) -> str:
             **changes,
         }
     )
-    plan, ready = commands.prepare(cfg)
+    plan, ready = train.prepare(cfg)
     assert ready is not None, plan.problems
     out = StringIO()
     resume = folder if (folder / "metrics.jsonl").exists() else None
-    commands.run(ready, Console(file=out, width=1000), resume=resume)
+    train.run(ready, Console(file=out, width=1000), resume=resume)
     return out.getvalue()
 
 

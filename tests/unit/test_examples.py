@@ -13,12 +13,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from rlkit import cli, commands
+from rlkit import cli
 from rlkit.algo_config import AlgoConfig
 from rlkit.algo_own import SkpoConfig
 from rlkit.algo_presets import CispoConfig, DapoConfig, GspoConfig, GspoNConfig, NsrConfig
 from rlkit.algos.base import Sampling
 from rlkit.batch import TokenStats, make_minibatches
+from rlkit.commands import train
 from rlkit.config import TrainConfig
 from rlkit.rewards import VerifierPool, make_verifier
 from rlkit.types import Credit, Group, Prompt, Rollout, Score, Segment
@@ -248,9 +249,9 @@ def test_a_custom_algorithm_trains(model_folder: Path, tmp_path: Path) -> None:
     flags += " --prompts-per-step 4 --mini-batches 2 --num-generations 3 --max-completion-length 6"
     flags += " --max-prompt-length 40 --eval-prompts 2 --log.no-tensorboard --learning-rate 1e-3"
     cfg = config(*flags.split(), *CHAIN, "--model", str(model_folder), "--output-dir", str(folder))
-    told, ready = commands.prepare(cfg)
+    told, ready = train.prepare(cfg)
     assert ready is not None, told.problems
-    outcome = commands.run(ready, Console(quiet=True))
+    outcome = train.run(ready, Console(quiet=True))
     assert outcome.steps == 2
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
@@ -307,7 +308,7 @@ def test_a_run_file_is_planned_without_a_network(
 def test_a_run_file_is_ready_with_a_model_at_hand(path: Path, model_folder: Path, data_file: Path) -> None:
     """Nothing but model and data, which a test cannot fetch, stands between a run file and its first step."""
     flags = ("--config", str(path), "--model", str(model_folder), "--reward.workers", "0")
-    told, ready = commands.prepare(config(*flags, *local(data_file)))
+    told, ready = train.prepare(config(*flags, *local(data_file)))
     assert ready is not None, told.problems
 
 

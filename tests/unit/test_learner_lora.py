@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from rlkit import commands, memory
+from rlkit import memory
 from rlkit.algo_config import AlgoConfig
 from rlkit.algo_presets import GrpoConfig
 from rlkit.algos.family import Family
+from rlkit.commands.train import prepare
 from rlkit.config import LearnerConfig, SamplerConfig, TrainConfig
 from rlkit.errors import ConfigError, RunError
 from rlkit.learner import ADAPTER, REFERENCE, Learner
@@ -279,7 +280,7 @@ def test_a_run_with_adapters_stopped_and_resumed_is_the_run_that_never_stopped(
 
 def test_the_pre_flight_tells_what_adapters_learn_and_what_they_spare(model: Path) -> None:
     cfg = config(model, model / "run", learner=LearnerConfig(learning_rate=1e-2, **ALL))
-    plan, ready = commands.prepare(cfg)
+    plan, ready = prepare(cfg)
     assert ready is not None
     (lines,) = (s.lines for s in plan.sections if s.title == "Learning rates")
     shapes = {n: p.shape for n, p in make_learner(**ALL).model.named_parameters() if p.requires_grad}
@@ -288,9 +289,7 @@ def test_the_pre_flight_tells_what_adapters_learn_and_what_they_spare(model: Pat
     (rows,) = (s.lines for s in plan.sections if s.title.startswith("Memory"))
     assert any(f"{group.parameters:,} parameters of rank 4, float32" in row for row in rows)
     with pytest.raises(ConfigError, match="no linear layer is named 'nope'"):
-        commands.prepare(
-            config(model, model / "run", learner=LearnerConfig(lora_rank=2, lora_targets="nope"))
-        )
+        prepare(config(model, model / "run", learner=LearnerConfig(lora_rank=2, lora_targets="nope")))
 
 
 def test_memory_of_adapters_by_hand() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from rlkit import commands
 from rlkit.algo_config import AlgoConfig
+from rlkit.commands.train import prepare
 from rlkit.config import DataConfig, LearnerConfig, ModelConfig, RewardConfig, SamplerConfig, TrainConfig
 from rlkit.errors import ConfigError, RunError
 from rlkit.learner import Learner
@@ -134,7 +134,7 @@ def plan_of(folder: Path, **learner: Any) -> tuple[str, ...]:
         learner=LearnerConfig(learning_rate=1e-3, **learner),
         output_dir=str(folder / "run"),
     )
-    plan, _ = commands.prepare(cfg)
+    plan, _ = prepare(cfg)
     return next((s.lines for s in plan.sections if s.title == "Learning rates"), ())
 
 

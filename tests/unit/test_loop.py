@@ -18,11 +18,12 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from rlkit import build, commands, loop
+from rlkit import build, loop
 from rlkit.algo_presets import ALGO_CONFIGS
 from rlkit.algos.base import Sampling
 from rlkit.algos.ops import seed_of
 from rlkit.analysis.store import read_metrics, read_rollouts
+from rlkit.commands import train
 from rlkit.config import (
     DataConfig,
     LearnerConfig,
@@ -89,10 +90,10 @@ def config(model: Path, folder: Path, algo: str = "grpo", **changes: Any) -> Tra
     )
 
 
-def run(cfg: TrainConfig, *, resume: bool = False) -> commands.Outcome:
-    told, ready = commands.prepare(cfg)
+def run(cfg: TrainConfig, *, resume: bool = False) -> train.Outcome:
+    told, ready = train.prepare(cfg)
     assert ready is not None, told.problems
-    return commands.run(ready, QUIET, resume=Path(cfg.output_dir or "") if resume else None)
+    return train.run(ready, QUIET, resume=Path(cfg.output_dir or "") if resume else None)
 
 
 def facts(folder: Path, steps: range = range(1, 5)) -> dict[str, Any]:

@@ -1,17 +1,15 @@
-"""What the command line does: each function is one command, takes a config and a console, and returns the exit code."""
+"""`rlkit train`: the pre-flight, then everything opened, trained, evaluated before and after, and closed."""
 
 import os
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlkit import build
-from rlkit.algo_presets import ALGO_CONFIGS
-from rlkit.config import EvalConfig, SftConfig, TrainConfig
+from rlkit.config import TrainConfig
 from rlkit.errors import DISK_FULL_ERRORS, ConfigError, Interrupted, ModelError, RunError
 from rlkit.printable import printable
 from rlkit.types import Prompt, Sampler, Task, Verifier
@@ -26,9 +24,6 @@ if TYPE_CHECKING:
     from rlkit.preflight import Plan
     from rlkit.ranks import Nowhere, Ranks
     from rlkit.verify import Judge
-
-
-# -- rlkit train ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +58,7 @@ def resolved(cfg: TrainConfig, task: Task | None) -> TrainConfig:
     rate = cfg.learner.learning_rate or (1e-4 if cfg.model.name == "tiny" else 1e-6) * (
         10 if cfg.learner.lora_rank else 1
     )
-    name = f"{_slug(cfg.algo.name)}-{_slug(cfg.model.name)}-{time.strftime('%m%d-%H%M%S')}"
+    name = f"{slug(cfg.algo.name)}-{slug(cfg.model.name)}-{time.strftime('%m%d-%H%M%S')}"
     return replace(
         cfg,
         learner=replace(cfg.learner, learning_rate=rate),
@@ -78,7 +73,8 @@ def completion_length(task: Task | None) -> int:
     return 512 if task is None else task.max_completion_length
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """A model's or an algorithm's name as part of a folder's."""
     return Path(name.partition(":")[0]).name.removesuffix(".py") or "run"
 
 
@@ -367,125 +363,3 @@ def _summary(outcome: Outcome, cfg: TrainConfig) -> dict[str, Any]:
 def _pad_id(tokenizer: Any) -> int:
     """Padding is masked everywhere, so any token will do; the tokenizer's own where it has one."""
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0)
-
-
-# -- rlkit eval, rlkit sft, and the lists --------------------------------------------------------------------------------
-
-
-def evaluate(cfg: EvalConfig, console: "Console") -> int:
-    """`rlkit eval`: pass@1 with its interval on held-out prompts. Processes of torchrun share them."""
-    from rich.console import Console
-
-    from rlkit.ranks import opened
-
-    with opened() as ranks:
-        return _evaluate(cfg, console if ranks.main else Console(quiet=True), ranks)
-
-
-def _evaluate(cfg: EvalConfig, console: "Console", ranks: "Ranks") -> int:
-    from rlkit.evaluate import evaluate as score
-    from rlkit.ranks import SharedSampler
-
-    task = build.make_task(cfg.data.name)
-    length = cfg.max_completion_length or completion_length(task)
-    sampler_cfg = replace(cfg.sampler, name=build.sampler_name(cfg.sampler.name))
-    place = build.find_model(cfg.model)
-    tokenizer = build.find_tokenizer(place)
-    # A file given to `rlkit eval` is what to evaluate on.
-    data = cfg.data if task is not None or cfg.data.held_out else replace(cfg.data, held_out=cfg.data.name)
-    prompts = build.held_out_prompts(data, cfg.max_prompt_length, task, tokenizer, cfg.prompts)
-    verifier = build.make_verifier(cfg.reward, task)
-    folder = build.model_folder(place, task, console)
-    judge, pool = build.make_judge(cfg.reward, verifier, tokenizer, ranks)
-    with closing(pool), console.status(f"starting the sampler ({sampler_cfg.name})"):
-        sampler = build.make_sampler(
-            sampler_cfg, cfg.model, folder, max_tokens=cfg.max_prompt_length + length, version=0
-        )
-    with closing(pool), closing(sampler), console.status(f"answering {len(prompts):,} prompts"):
-        result = score(
-            SharedSampler(sampler, ranks),
-            judge,
-            prompts,
-            samples=cfg.samples,
-            max_tokens=length,
-            temperature=cfg.sampler.temperature,
-            top_p=cfg.sampler.top_p,
-            top_k=cfg.sampler.top_k,
-            min_p=cfg.sampler.min_p,
-            seed=cfg.seed,
-        )
-    words = f"pass@1 {result} (95 % interval), {result.prompts:,} prompts x {result.samples}"
-    words += f", {result.mean_length:.1f} tokens per answer"
-    if result.unjudged:
-        words += f"; {result.unjudged} answers could not be judged and are left out"
-    if ranks.main:
-        print(words)
-    return 0
-
-
-def sft(cfg: SftConfig, console: "Console") -> int:
-    """`rlkit sft`: imitate demonstrations of a task, or the completions of a file."""
-    from rlkit.sft import task_examples
-    from rlkit.tiny import make_model
-
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            f"{os.environ['WORLD_SIZE']} processes were started (torchrun or accelerate launch) and `rlkit sft` trains in one: run it "
-            "by itself"
-        )
-    task = build.make_task(cfg.data.name)
-    place = build.find_model(cfg.model)
-    tokenizer = build.find_tokenizer(place)
-    output = Path(cfg.output_dir or f"runs/sft-{_slug(cfg.model.name)}-{time.strftime('%m%d-%H%M%S')}")
-    if (output / "config.json").exists():
-        raise RunError(f"{output}: holds a model already; choose another --output-dir")
-    count = cfg.steps * cfg.batch_size
-    if task is not None:
-        examples = task_examples(task, tokenizer, count, cfg.segment_share, cfg.seed)
-    else:
-        examples = build.file_examples(cfg, tokenizer)
-    if place.kind == "tiny":
-        model = make_model(tokenizer, cfg.seed)
-    else:
-        model = build.load_model(build.model_folder(place, task, console), cfg.model)
-    build.imitate(model, tokenizer, examples, cfg, output, console, f"sft of {_slug(cfg.model.name)}")
-    words = printable(f"model folder: {output}; train it with `rlkit train --model {output}`")
-    console.print(words, soft_wrap=True, highlight=False, markup=False)
-    return 0
-
-
-def tasks() -> int:
-    """`rlkit tasks`."""
-    from rlkit.tasks import TASKS
-
-    _print_pairs(TASKS)
-    return 0
-
-
-def algos() -> int:
-    """`rlkit algos`: every algorithm as its choice on each axis."""
-    from rich.console import Console
-    from rich.table import Table
-
-    traits = {name: config().traits for name, config in ALGO_CONFIGS.items()}
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    columns = list(next(iter(traits.values())))
-    for column in ("name", *columns):
-        table.add_column(column, no_wrap=column == "name")
-    for name, words in traits.items():
-        table.add_row(name, *(words.get(column, "") for column in columns))
-    # A pipe has no width: as wide as the table then. No stdout at all: started with it closed.
-    Console(width=None if sys.stdout and sys.stdout.isatty() else 160).print(
-        table, highlight=False, markup=False
-    )
-    print(
-        "\nits settings: rlkit train --algo NAME --help; its paper and what we chose: docs/papers.md\n"
-        "your own: --algo file.py:MyAlgorithm (see examples/custom_algorithm.py)"
-    )
-    return 0
-
-
-def _print_pairs(pairs: Mapping[str, str]) -> None:
-    width = max(map(len, pairs))
-    for name, words in pairs.items():
-        print(f"{name:<{width}}  {words}")
