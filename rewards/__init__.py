@@ -5,7 +5,7 @@ from rlkit.boxed import last_boxed
 from .combine import WeightedSum
 from .exact import ExactVerifier
 from .format import FormatVerifier
-from .spec import make_verifier
+from .spec import VERIFIERS, explain, make_verifier
 from .symbolic import MathVerifier
 from .workers import VerifierPool
 
@@ -13,8 +13,10 @@ __all__ = [
     "ExactVerifier",
     "FormatVerifier",
     "MathVerifier",
+    "VERIFIERS",
     "VerifierPool",
     "WeightedSum",
+    "explain",
     "last_boxed",
     "make_verifier",
 ]

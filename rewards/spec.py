@@ -1,10 +1,16 @@
-"""The `--reward` flag: a name or a weighted sum of names -> a verifier."""
+"""The `--reward` flag: a name with options, or a weighted sum of them -> a verifier."""
 
+import dataclasses
+import functools
 import inspect
-import math
-import re
-from collections.abc import Callable
-from typing import cast
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any, Literal, cast
+
+import docstring_parser
+import typeguard
 
 from rlkit.errors import ConfigError, unknown_name
 from rlkit.types import Verifier
@@ -15,82 +21,200 @@ from .contract import describe
 from .exact import ExactVerifier
 from .format import FormatVerifier
 from .function import FunctionVerifier
+from .grammar import Term, parse_spec
 from .symbolic import MathVerifier
 
-_TERM = re.compile(r"(?:(?P<weight>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE]-?\d+)?)\s*\*\s*)?(?P<name>.+)", re.DOTALL)
-_NAMES = ("auto", "math", "exact", "format")
+VERIFIERS: Mapping[str, type[Any]] = {
+    "math": MathVerifier,
+    "exact": ExactVerifier,
+    "format": FormatVerifier,
+}
+"""What `--reward` knows by name: dataclasses whose fields are the options. `auto` is none of them: it is the task's own."""
 
 
 def make_verifier(spec: str, task_verifier: Verifier | None = None) -> Verifier:
-    """The verifier that `spec` names: `math`, `exact`, `format`, `auto`, the user's `file.py:attr`, or a sum of them.
+    """The verifier that `spec` names: one of VERIFIERS, `auto`, the user's `file.py:attr`, or a weighted sum of them.
 
     task_verifier: what `auto` means when the data is a procedural task; None: `auto` is `math`
 
     >>> make_verifier("math")
     MathVerifier()
-    >>> [(name, weight) for name, weight, _ in make_verifier("math+0.1*format").terms]
-    [('math', 1.0), ('format', 0.1)]
+    >>> make_verifier("format(max_tail=20)")
+    FormatVerifier(max_tail=20)
+    >>> [(name, weight) for name, weight, _ in make_verifier("math-0.1*format").terms]
+    [('math', 1.0), ('format', -0.1)]
     """
-    terms = [_term(term, spec, task_verifier) for term in spec.split("+")]
-    if len(terms) == 1 and "*" not in spec:
-        return terms[0][2]
-    names = [name for name, _, _ in terms]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"reward {spec!r}: {name!r} is there twice; give it one weight")
-    return WeightedSum(tuple(terms))
+    terms = parse_spec(spec)
+    verifiers = [_make(term, task_verifier) for term in terms]
+    if len(terms) == 1 and terms[0].weight is None:
+        return verifiers[0]
+    for index, term in enumerate(terms):
+        if any(other.name == term.name and other.options == term.options for other in terms[:index]):
+            raise ConfigError(f"reward {spec!r}: {term.name!r} is there twice; give it one weight")
+    weights = [1.0 if term.weight is None else term.weight for term in terms]
+    return WeightedSum(tuple(zip(_part_names(terms), weights, verifiers, strict=True)))
 
 
-def _term(term: str, spec: str, task_verifier: Verifier | None) -> tuple[str, float, Verifier]:
-    match = _TERM.fullmatch(term.strip())
-    if match is None:
-        raise ConfigError(
-            f"reward {spec!r}: a term is missing; expected names joined by +, as in math+0.1*format"
-        )
-    weight = float(match["weight"] or 1)
-    if not math.isfinite(weight):
-        raise ConfigError(f"reward {spec!r}: weight {match['weight']} is no finite number")
-    name = match["name"].strip()
-    return name.rpartition(":")[2], weight, _named(name, task_verifier)
+def _part_names(terms: list[Term]) -> list[str]:
+    """What each part is called in metrics: `repetition`, and `repetition_2` for the second of other options."""
+    names: list[str] = []
+    for term in terms:
+        name = term.name.rpartition(":")[2]
+        same = sum(other.name.rpartition(":")[2] == name for other in terms[: len(names)])
+        names.append(f"{name}_{same + 1}" if same else name)
+    return names
 
 
-def _named(name: str, task_verifier: Verifier | None) -> Verifier:
-    if name == "auto":
+def _make(term: Term, task_verifier: Verifier | None) -> Verifier:
+    if term.name == "auto":
+        if term.options:
+            raise ConfigError(
+                f"reward auto: {', '.join(term.options)}: the task's own verifier has no options"
+            )
         return task_verifier or MathVerifier()
-    if name == "math":
-        return MathVerifier()
-    if name == "exact":
-        return ExactVerifier()
-    if name == "format":
-        return FormatVerifier()
-    if is_user_object(name):
-        return _user_verifier(name)
-    sentence = unknown_name("reward", name, _NAMES)
-    raise ConfigError(
-        f"{sentence}; or your own file.py:attr or pkg.mod:attr; or a sum, as in math+0.1*format"
-    )
+    if is_user_object(term.name):
+        return _user_verifier(term.name, term.options)
+    kind = VERIFIERS.get(term.name)
+    if kind is None:
+        raise ConfigError(
+            f"{unknown_name('reward', term.name, ('auto', *VERIFIERS))}; "
+            "or your own file.py:attr or pkg.mod:attr; or a sum, as in math+0.1*format"
+        )
+    return cast(Verifier, kind(**checked_options(kind, term.options, f"reward {term.name}")))
 
 
-def _user_verifier(name: str) -> Verifier:
-    """A class is instantiated, a function wrapped, an instance taken as it is."""
+def checked_options(kind: type[Any], options: Mapping[str, object], where: str) -> dict[str, Any]:
+    """The options of a dataclass, each known and of its field's type. Raises ConfigError that names `where`.
+
+    >>> checked_options(FormatVerifier, {"max_tail": 20}, "reward format")
+    {'max_tail': 20}
+    """
+    hints = typing.get_type_hints(kind)
+    known = {f.name: f for f in dataclasses.fields(kind) if f.init}
+    checked: dict[str, Any] = {}
+    for name, value in options.items():
+        if name not in known:
+            if not known:
+                raise ConfigError(f"{where}: {name} = {value!r}: it has no options")
+            raise ConfigError(f"{where}: {unknown_name('option', name, known)}")
+        if isinstance(value, list):
+            value = tuple(value)
+        if not _fits(value, hints[name]):
+            raise ConfigError(f"{where}: {name} = {repr(value)[:80]}: expected {type_words(hints[name])}")
+        checked[name] = value
+    for name, option in known.items():
+        if name not in options and _default(option) is dataclasses.MISSING:
+            raise ConfigError(f"{where}: option {name} is needed: {where.split()[-1]}({name}=...)")
+    return checked
+
+
+def _fits(value: object, hint: Any) -> bool:
+    if isinstance(value, bool) and hint is not bool:  # Python counts True among the numbers
+        return False
+    try:
+        typeguard.check_type(value, hint)
+    except typeguard.TypeCheckError:
+        return False
+    return True
+
+
+def type_words(hint: Any) -> str:
+    """A field's type as a user reads it.
+
+    >>> type_words(float), type_words(str | None), type_words(Literal["a", "b"]), type_words(tuple[str, ...])
+    ('a number', 'a text or none', 'one of a, b', 'a list, each a text')
+    """
+    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", NoneType: "none"}
+    if hint in words:
+        return words[hint]
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    if typing.get_origin(hint) is tuple:
+        return f"a list, each {type_words(typing.get_args(hint)[0])}"
+    return " or ".join(type_words(inner) for inner in typing.get_args(hint)) or str(hint)
+
+
+def _default(option: "dataclasses.Field[Any]") -> object:
+    """What an option is when it is not given; MISSING: it must be."""
+    if option.default_factory is not dataclasses.MISSING:
+        return option.default_factory()
+    return option.default
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of a verifier, in words."""
+
+    name: str
+    type: str
+    default: str | None
+    """As it is written in a `--reward`; None: it has none and must be given."""
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One verifier that `--reward` knows, in words."""
+
+    name: str
+    summary: str
+    options: tuple[Option, ...]
+
+
+def explain(name: str) -> Kind:
+    """What `--reward NAME` does and what it can be told, read from the docstrings of its class.
+
+    >>> explain("format").options[0].default
+    '100'
+    """
+    if name not in VERIFIERS:
+        raise ConfigError(unknown_name("reward", name, VERIFIERS))
+    kind = VERIFIERS[name]
+    hints = typing.get_type_hints(kind)
+    meanings = {p.arg_name: p.description for p in docstring_parser.parse_from_object(kind).params}
+    options = []
+    for option in dataclasses.fields(kind):
+        default = _default(option)
+        written = None if default is dataclasses.MISSING else _written(default)
+        meaning = " ".join((meanings.get(option.name) or "").split())
+        options.append(Option(option.name, type_words(hints[option.name]), written, meaning))
+    return Kind(name, (inspect.getdoc(kind) or "").split("\n")[0], tuple(options))
+
+
+def _written(value: object) -> str:
+    words = {True: "true", False: "false", None: "none"}
+    return words[value] if value is None or isinstance(value, bool) else repr(value)
+
+
+def _user_verifier(name: str, options: Mapping[str, object]) -> Verifier:
+    """A class is made with the options, a function wrapped with them, an instance taken as it is."""
     target = load_user_object(name, "--reward")
     if inspect.isclass(target):
+        how = f"with {', '.join(options)}" if options else "without arguments"
         try:
-            target = target()
+            if dataclasses.is_dataclass(target):
+                options = checked_options(target, options, f"--reward {name}")
+            target = target(**options)
+        except ConfigError:
+            raise
         except Exception as error:  # the user's own code; say whose fault it is and keep the cause
-            raise ConfigError(
-                f"--reward {name}: making it without arguments failed ({describe(error)})"
-            ) from error
+            raise ConfigError(f"--reward {name}: making it {how} failed ({describe(error)})") from error
+    elif options and not inspect.isroutine(target):
+        raise ConfigError(f"--reward {name}: it is made already and takes no options; name its class")
     if not callable(target):
         raise ConfigError(
             f"--reward {name}: {target!r} cannot be called; expected a function or object (prompt, text)"
         )
+    called_with: Mapping[str, object] = options if inspect.isroutine(target) else {}
     try:
-        inspect.signature(target).bind(None, "")
+        inspect.signature(target).bind(None, "", **called_with)
     except TypeError as error:
         raise ConfigError(f"--reward {name}: expected to be called with (prompt, text) ({error})") from error
     except ValueError:
         pass  # compiled code need not tell its signature; its first call will
     if inspect.isroutine(target):
-        return FunctionVerifier(cast(Callable[..., object], target))
+        function = cast(Callable[..., object], target)
+        if options:
+            function = functools.update_wrapper(functools.partial(function, **options), function)
+        return FunctionVerifier(function)
     return cast(Verifier, target)

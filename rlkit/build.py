@@ -414,7 +414,7 @@ def load_training_rows(cfg: DataConfig, reward: RewardConfig, task: Task | None)
     from rlkit.rows import load_rows, task_rows
 
     if task is None:
-        return load_rows(cfg, need_answer=not is_user_object(reward.name)).distinct()
+        return load_rows(cfg, need_answer=not is_user_object(reward.name.partition("(")[0])).distinct()
     return task_rows(task, "train", max(1, cfg.pool))
 
 

@@ -359,5 +359,7 @@ def _gold(cfg: TrainConfig, prompt: Prompt, verifier: Verifier) -> tuple[list[st
         f"the gold answer of prompt {prompt.id}, {text[:80]}, scores {said} and not 1.0 ({reason}); "
         "check --data.answer-column and --reward, else right answers count as wrong"
     )
-    softer = is_user_object(cfg.reward.name) or (score.parts and right and (score.value or 0.0) >= 1)
+    softer = is_user_object(cfg.reward.name.partition("(")[0]) or (
+        score.parts and right and (score.value or 0.0) >= 1
+    )
     return [line], [] if softer else [sentence], [sentence] if softer else []

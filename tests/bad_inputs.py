@@ -77,7 +77,17 @@ FLAGS = [
     Bad(
         "unknown reward",
         "rlkit train --reward mat",
-        "reward 'mat' is not known; did you mean 'math'? Known: auto, exact, format, math; or your own file.py:attr or pkg.mod:attr; or a sum, as in math+0.1*format",
+        "reward 'mat' is not known; did you mean 'math'? Known: auto, ...; or your own file.py:attr or pkg.mod:attr; or a sum, as in math+0.1*format",
+    ),
+    Bad(
+        "unknown option of a reward",
+        "rlkit train --reward 'format(max_tale=9)'",
+        "reward format: option 'max_tale' is not known; did you mean 'max_tail'? Known: max_tail",
+    ),
+    Bad(
+        "reward that is no sum",
+        "rlkit train --reward math/2",
+        "reward 'math/2': math/2 is no name; expected NAME, NAME(option=value) or a sum as math+0.1*format, with texts between quotes",
     ),
     Bad(
         "unknown model",
