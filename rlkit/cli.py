@@ -1,4 +1,4 @@
-"""rlkit train | eval | sft | doctor | tasks | algos: arguments -> config -> one call.
+"""rlkit train | eval | sft | doctor | simulate | tasks | algos: arguments -> config -> one call.
 
 Every field of a config is a flag: `--learner.learning-rate 1e-4`. Two shorthands, also in TOML: the name of a room alone
 (`--algo skpo` is `--algo.name skpo`), and a setting that only one room has (`--learning-rate 1e-4`).
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import tyro
 
@@ -22,6 +22,7 @@ from rlkit import __version__
 from rlkit.config import EvalConfig, SftConfig, TrainConfig
 from rlkit.errors import DISK_FULL_ERRORS, ConfigError, RlkitError, RunError, unknown_name
 from rlkit.flags import checked, expand, flag_types
+from rlkit.simulate_config import SimulateConfig
 from rlkit.toml import load_toml, to_flags
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ COMMANDS = {
     "eval": "score a model on held-out prompts, with an interval",
     "sft": "warm-start a model on demonstrations",
     "doctor": "say in words what is wrong with a run",
+    "simulate": "watch an algorithm move the probability of a few actions",
     "tasks": "list the procedural tasks",
     "algos": "list the algorithms",
 }
@@ -89,6 +91,9 @@ class DoctorArgs:
 
 
 DOCTOR_FLAGS = {"--json": bool}
+SIMULATE_FLAGS = {
+    f"--{f.name.replace('_', '-')}": get_type_hints(SimulateConfig)[f.name] for f in fields(SimulateConfig)
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -185,6 +190,8 @@ def _dispatch(args: list[str]) -> int:
         return sft(parse(SftArgs, SftConfig(), rest, "rlkit sft").cfg, _console())
     if command == "doctor":
         return _doctor(rest)
+    if command == "simulate":
+        return _simulate(rest)
     if rest and rest[0] not in ("-h", "--help"):
         raise ConfigError(f"rlkit {command} takes no arguments, but got {' '.join(rest)}")
     from rlkit.commands import lists
@@ -203,6 +210,17 @@ def _doctor(args: list[str]) -> int:
     from rlkit.examine import examine
 
     return examine(parsed.run, as_json=parsed.json)
+
+
+def _simulate(args: list[str]) -> int:
+    words = checked(args, SIMULATE_FLAGS, "simulate")
+    names = [word.removeprefix("--algo=") for word in words if word.startswith("--algo=")]
+    if len(names) > 1:  # given several times: all of them
+        words = [word for word in words if not word.startswith("--algo=")] + [f"--algo={','.join(names)}"]
+    cfg = tyro.cli(SimulateConfig, args=words, prog="rlkit simulate")
+    from rlkit.simulate import simulate
+
+    return simulate(cfg, _console())
 
 
 def _train(args: list[str]) -> int:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS: dict[int, set[str]] = {
     1: {
         *("__init__", "types", "errors", "config", "algo_config", "algo_own", "algo_presets"),
-        *("userload", "toml", "flags", "boxed"),
+        *("userload", "toml", "flags", "boxed", "simulate_config"),
     },
     2: {
         *("rewards", "samplers", "analysis", "algos", "learner", "tasks"),
@@ -29,7 +29,7 @@ FLOORS: dict[int, set[str]] = {
     },
     3: {"loop", "evaluate", "preflight", "sft", "show"},
     4: {"build", "studies"},
-    5: {"commands", "examine"},
+    5: {"commands", "examine", "simulate"},
     6: {"cli"},
     7: {"__main__"},
 }

@@ -12,7 +12,7 @@ import pytest
 from rlkit import __version__
 from rlkit.algo_own import SkpoConfig
 from rlkit.algo_presets import ALGO_CONFIGS
-from rlkit.cli import DOCTOR_FLAGS, EvalArgs, SftArgs, TrainArgs, _start, main, parse
+from rlkit.cli import DOCTOR_FLAGS, SIMULATE_FLAGS, EvalArgs, SftArgs, TrainArgs, _start, main, parse
 from rlkit.config import EvalConfig, SftConfig, TrainConfig
 from rlkit.errors import ConfigError
 from rlkit.flags import flag_types
@@ -57,6 +57,7 @@ def listing() -> str:
                 lines.append(line)
             seen.add(line)
     lines += [f"doctor {flag} {_words(hint)}" for flag, hint in DOCTOR_FLAGS.items()]
+    lines += [f"simulate {flag} {_words(hint)}" for flag, hint in SIMULATE_FLAGS.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -149,7 +150,7 @@ def test_bounds_that_only_hold_together_may_come_from_two_places(tmp_path: Path)
     assert train("--config", str(file), "--prompts-per-step", "64").mini_batches == 64
 
 
-@pytest.mark.parametrize("command", ["", "train", "eval", "sft", "doctor", "train --algo skpo"])
+@pytest.mark.parametrize("command", ["", "train", "eval", "sft", "doctor", "simulate", "train --algo skpo"])
 def test_help_is_light(command: str):
     program = (
         "import sys, rlkit.cli\n"
@@ -178,7 +179,9 @@ def test_version(flag: str, capsys: pytest.CaptureFixture[str]):
 def test_the_overview_names_every_command(args: list[str], capsys: pytest.CaptureFixture[str]):
     assert main(args) == 0
     told = capsys.readouterr().out
-    assert all(f"\n  {name} " in told for name in ("train", "eval", "sft", "doctor", "tasks", "algos"))
+    assert all(
+        f"\n  {name} " in told for name in ("train", "eval", "sft", "doctor", "simulate", "tasks", "algos")
+    )
 
 
 def test_the_module_is_the_command():
