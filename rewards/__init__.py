@@ -2,7 +2,8 @@
 
 from rlkit.boxed import last_boxed
 
-from .combine import WeightedSum
+from .combine import AsyncWeightedSum, WeightedSum, weighted_sum
+from .contract import gold_text, judge
 from .exact import ExactVerifier
 from .format import FormatVerifier
 from .spec import VERIFIERS, explain, make_verifier
@@ -10,6 +11,7 @@ from .symbolic import MathVerifier
 from .workers import VerifierPool
 
 __all__ = [
+    "AsyncWeightedSum",
     "ExactVerifier",
     "FormatVerifier",
     "MathVerifier",
@@ -17,6 +19,9 @@ __all__ = [
     "VerifierPool",
     "WeightedSum",
     "explain",
+    "gold_text",
+    "judge",
     "last_boxed",
     "make_verifier",
+    "weighted_sum",
 ]

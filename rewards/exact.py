@@ -1,6 +1,7 @@
 r"""Equality of text: the last \boxed{...}, or else the last line, is the reference, white space apart."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rlkit.boxed import last_boxed
 from rlkit.types import Prompt, Score
@@ -28,6 +29,8 @@ class ExactVerifier:
     >>> ExactVerifier()(Prompt(id="a", token_ids=[], reference="New York"), "It is\\nNew  York").value
     1.0
     """
+
+    value_range: ClassVar = (0.0, 1.0)
 
     def __call__(self, prompt: Prompt, text: str) -> Score:
         if prompt.reference is None or not prompt.reference.strip():

@@ -1,6 +1,7 @@
 r"""Is the answer where it should be: exactly one \boxed{...}, closed, filled, and at the end."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rlkit.boxed import find_boxes
 from rlkit.types import Prompt, Score
@@ -16,6 +17,7 @@ class FormatVerifier:
     1.0
     """
 
+    value_range: ClassVar = (0.0, 1.0)
     max_tail: int = 100
     """Characters, white space apart, that may follow the box: room for a closing sentence, not for more thought."""
 

@@ -13,14 +13,14 @@ import docstring_parser
 import typeguard
 
 from rlkit.errors import ConfigError, unknown_name
-from rlkit.types import Verifier
+from rlkit.types import AnyVerifier, Verifier
 from rlkit.userload import is_user_object, load_user_object
 
-from .combine import WeightedSum
-from .contract import describe
+from .combine import weighted_sum
+from .contract import batch_size, concurrency, describe, has_batch, value_range
 from .exact import ExactVerifier
 from .format import FormatVerifier
-from .function import FunctionVerifier
+from .function import function_verifier
 from .grammar import Term, parse_spec
 from .symbolic import MathVerifier
 
@@ -32,7 +32,7 @@ VERIFIERS: Mapping[str, type[Any]] = {
 """What `--reward` knows by name: dataclasses whose fields are the options. `auto` is none of them: it is the task's own."""
 
 
-def make_verifier(spec: str, task_verifier: Verifier | None = None) -> Verifier:
+def make_verifier(spec: str, task_verifier: Verifier | None = None) -> AnyVerifier:
     """The verifier that `spec` names: one of VERIFIERS, `auto`, the user's `file.py:attr`, or a weighted sum of them.
 
     task_verifier: what `auto` means when the data is a procedural task; None: `auto` is `math`
@@ -52,7 +52,7 @@ def make_verifier(spec: str, task_verifier: Verifier | None = None) -> Verifier:
         if any(other.name == term.name and other.options == term.options for other in terms[:index]):
             raise ConfigError(f"reward {spec!r}: {term.name!r} is there twice; give it one weight")
     weights = [1.0 if term.weight is None else term.weight for term in terms]
-    return WeightedSum(tuple(zip(_part_names(terms), weights, verifiers, strict=True)))
+    return weighted_sum(tuple(zip(_part_names(terms), weights, verifiers, strict=True)))
 
 
 def _part_names(terms: list[Term]) -> list[str]:
@@ -65,7 +65,7 @@ def _part_names(terms: list[Term]) -> list[str]:
     return names
 
 
-def _make(term: Term, task_verifier: Verifier | None) -> Verifier:
+def _make(term: Term, task_verifier: Verifier | None) -> AnyVerifier:
     if term.name == "auto":
         if term.options:
             raise ConfigError(
@@ -80,7 +80,7 @@ def _make(term: Term, task_verifier: Verifier | None) -> Verifier:
             f"{unknown_name('reward', term.name, ('auto', *VERIFIERS))}; "
             "or your own file.py:attr or pkg.mod:attr; or a sum, as in math+0.1*format"
         )
-    return cast(Verifier, kind(**checked_options(kind, term.options, f"reward {term.name}")))
+    return cast(AnyVerifier, kind(**checked_options(kind, term.options, f"reward {term.name}")))
 
 
 def checked_options(kind: type[Any], options: Mapping[str, object], where: str) -> dict[str, Any]:
@@ -186,8 +186,8 @@ def _written(value: object) -> str:
     return words[value] if value is None or isinstance(value, bool) else repr(value)
 
 
-def _user_verifier(name: str, options: Mapping[str, object]) -> Verifier:
-    """A class is made with the options, a function wrapped with them, an instance taken as it is."""
+def _user_verifier(name: str, options: Mapping[str, object]) -> AnyVerifier:
+    """A class is made with the options, a function wrapped with them, an instance taken as it is; each may be async."""
     target = load_user_object(name, "--reward")
     if inspect.isclass(target):
         how = f"with {', '.join(options)}" if options else "without arguments"
@@ -201,9 +201,13 @@ def _user_verifier(name: str, options: Mapping[str, object]) -> Verifier:
             raise ConfigError(f"--reward {name}: making it {how} failed ({describe(error)})") from error
     elif options and not inspect.isroutine(target):
         raise ConfigError(f"--reward {name}: it is made already and takes no options; name its class")
+    _check_declared(name, target)
     if not callable(target):
+        if has_batch(target):
+            return target
         raise ConfigError(
-            f"--reward {name}: {target!r} cannot be called; expected a function or object (prompt, text)"
+            f"--reward {name}: {target!r} cannot be called; expected a function or object (prompt, text), "
+            "or an object with `batch(items)` and `batch_size`"
         )
     called_with: Mapping[str, object] = options if inspect.isroutine(target) else {}
     try:
@@ -216,5 +220,13 @@ def _user_verifier(name: str, options: Mapping[str, object]) -> Verifier:
         function = cast(Callable[..., object], target)
         if options:
             function = functools.update_wrapper(functools.partial(function, **options), function)
-        return FunctionVerifier(function)
-    return cast(Verifier, target)
+        return function_verifier(function)
+    return cast(AnyVerifier, target)
+
+
+def _check_declared(name: str, target: object) -> None:
+    """Tell what the verifier declares wrongly before a run begins, rather than at its first answer."""
+    try:
+        value_range(target), concurrency(target), batch_size(target)
+    except ConfigError as error:
+        raise ConfigError(f"--reward {name}: {error}") from error

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from typing import ClassVar
 
 from rlkit.boxed import last_answer
 from rlkit.types import Prompt, Score
@@ -47,6 +48,8 @@ class MathVerifier:
     >>> MathVerifier()(Prompt(id="a", token_ids=[], reference=r"\frac{1}{2}"), r"so \boxed{0.5}")
     Score(value=1.0, reason="read '0.5' in the last box, equal to '\\\\frac{1}{2}' (as numbers)", parts={}, error=False)
     """
+
+    value_range: ClassVar = (0.0, 1.0)
 
     def warm_up(self) -> None:
         """Load sympy and its grammar, so that the first answer's deadline does not pay for it."""

@@ -15,9 +15,9 @@ import types
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from rlkit.types import Score, Verifier
+from rlkit.types import AnyVerifier, Score
 
-from .contract import describe, judge
+from .contract import describe, judge, warm_up
 
 MAX_MESSAGE = 1 << 20
 """Bytes of one verdict."""
@@ -54,16 +54,14 @@ def _judge_all(connection: Connection) -> None:
         connection.send_bytes(message)
 
 
-def _receive_verifier(connection: Connection) -> Verifier:
+def _receive_verifier(connection: Connection) -> AnyVerifier:
     """Load and warm up the verifier, and say so; a failure is told in one sentence and ends the process."""
     try:
         pickled, script = pickle.loads(connection.recv_bytes())
         if script is not None:
             _load_script(script)
-        verifier: Verifier = pickle.loads(pickled)
-        warm_up = getattr(verifier, "warm_up", None)
-        if warm_up is not None:
-            warm_up()
+        verifier: AnyVerifier = pickle.loads(pickled)
+        warm_up(verifier)
     except (
         Exception
     ) as error:  # importing users' code can raise anything; the parent raises it as one sentence

@@ -24,10 +24,10 @@ from pathlib import Path
 from types import TracebackType
 
 from rlkit.errors import ConfigError, RolloutError
-from rlkit.types import Prompt, Score, Verifier
+from rlkit.types import AnyVerifier, Prompt, Score
 
 from . import worker
-from .contract import check_score, describe, judge
+from .contract import check_score, describe, gold_text, judge, verifier_name
 
 START_SECONDS = 120.0
 """For an interpreter to start and to import what the verifier needs, on a machine that is busy."""
@@ -82,7 +82,7 @@ class VerifierPool:
     errors: int
     """Items whose verifier raised, or returned what is no verdict, or an error of its own."""
 
-    def __init__(self, verifier: Verifier, workers: int, timeout: float) -> None:
+    def __init__(self, verifier: AnyVerifier, workers: int, timeout: float) -> None:
         if workers < 0:
             raise ConfigError(f"reward.workers = {workers}: expected 0 or more processes")
         if not timeout > 0:
@@ -114,6 +114,13 @@ class VerifierPool:
             if self._starter is not None:
                 self._starter.shutdown()
                 self._starter = None
+
+    def __call__(self, prompt: Prompt, text: str) -> Score:
+        """A pool is a verifier itself: one that cannot hang."""
+        return self.score([(prompt, text)])[0]
+
+    def gold_text(self, prompt: Prompt) -> str | None:
+        return gold_text(self._verifier, prompt)
 
     def score(
         self, items: Sequence[tuple[Prompt, str]], progress: Callable[[int], None] | None = None
@@ -277,7 +284,7 @@ def _kill_all(crew: list[_Worker], owner: int) -> None:
             crew.pop().kill()
 
 
-def _pickle_verifier(verifier: Verifier) -> tuple[bytes, str | None]:
+def _pickle_verifier(verifier: AnyVerifier) -> tuple[bytes, str | None]:
     """The verifier for a worker, and the script that defines it, if it is the one that was started."""
     if worker.inside:
         raise RolloutError("a verifier process tried to start verifier processes of its own")
@@ -300,8 +307,8 @@ def _pickle_verifier(verifier: Verifier) -> tuple[bytes, str | None]:
     return pickled, os.path.abspath(script)
 
 
-def _name(verifier: Verifier) -> str:
-    return f"the verifier {type(verifier).__name__}"
+def _name(verifier: AnyVerifier) -> str:
+    return f"the verifier {verifier_name(verifier)}"
 
 
 def _ending(code: int | None) -> str:

@@ -21,7 +21,7 @@ from rlkit.config import (
     TrainConfig,
 )
 from rlkit.errors import ConfigError, DataError, ModelError, RunError, unknown_name
-from rlkit.types import Prompt, Sampler, Task, Verifier
+from rlkit.types import AnyVerifier, Prompt, Sampler, Task
 from rlkit.userload import is_user_object, load_user_object
 
 if TYPE_CHECKING:
@@ -467,7 +467,7 @@ def held_out_prompts(
 
 
 def make_judge(
-    cfg: RewardConfig, verifier: Verifier, tokenizer: Any, ranks: "Ranks | None" = None
+    cfg: RewardConfig, verifier: AnyVerifier, tokenizer: Any, ranks: "Ranks | None" = None
 ) -> "tuple[Judge, VerifierPool]":
     """The judge and the worker processes behind it, which the caller closes. ranks: they share the answers."""
     from rlkit.ranks import ALONE, SharedScorer
@@ -481,7 +481,7 @@ def make_judge(
     ), pool
 
 
-def make_verifier(cfg: RewardConfig, task: Task | None) -> Verifier:
+def make_verifier(cfg: RewardConfig, task: Task | None) -> AnyVerifier:
     from rlkit.rewards import make_verifier as make
 
     return make(cfg.name, None if task is None else task.verify)

@@ -16,6 +16,7 @@ from rlkit.config import TrainConfig
 from rlkit.machine import Machine, this_machine
 from rlkit.models import FOLDER_HOLDS, ModelPlace, ModelShape
 from rlkit.printable import printable
+from rlkit.rewards.contract import gold_text
 from rlkit.types import Prompt, Score, Verifier
 from rlkit.userload import is_user_object
 
@@ -335,14 +336,13 @@ def _cut(text: str) -> str:
 
 
 def _gold(cfg: TrainConfig, prompt: Prompt, verifier: Verifier) -> tuple[list[str], list[str], list[str]]:
-    r"""The gold answer, written as \boxed{gold}, must score 1.0: else every right answer would be called wrong.
+    """The gold answer, written as the verifier reads it, must score 1.0: else every right answer would be called wrong.
 
     Lines, problems, warnings. The user's own verifier may have another scale or format, so it is only warned of.
     """
-    if prompt.reference is None:
+    text = gold_text(verifier, prompt)
+    if text is None:
         return ["this verifier reads no gold answer (reference is none); nothing to score"], [], []
-    gold = prompt.reference
-    text = gold if "\\boxed" in gold else f"\\boxed{{{gold}}}"
     try:
         score = verifier(prompt, text)
     except Exception as error:  # a user's verifier may raise anything; the run would count it as an error too

@@ -5,7 +5,7 @@ Everything here is frozen, holds plain Python values, pickles, and imports nothi
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -218,9 +218,32 @@ class Sampler(Protocol):
 
 
 class Verifier(Protocol):
-    """Judges one answer. Picklable, and quick to say 'cannot judge': it never guesses and never catches everything."""
+    """Judges one answer. Picklable, and quick to say 'cannot judge': it never guesses and never catches everything.
+
+    What else a verifier may tell about itself (its range, how a right answer is written) is in rlkit/rewards/contract.py.
+    """
 
     def __call__(self, prompt: Prompt, text: str) -> Score: ...
+
+
+class AsyncVerifier(Protocol):
+    """A Verifier that waits for something else (a server, a program): one process runs several of its calls at once."""
+
+    async def __call__(self, prompt: Prompt, text: str) -> Score: ...
+
+
+class BatchVerifier(Protocol):
+    """A verifier that judges many answers in one go, in order; it needs no `__call__`."""
+
+    @property
+    def batch_size(self) -> int:
+        """Answers that it takes at once, at most."""
+        ...
+
+    def batch(self, items: Sequence[tuple[Prompt, str]]) -> Sequence[Score] | Awaitable[Sequence[Score]]: ...
+
+
+AnyVerifier = Verifier | AsyncVerifier | BatchVerifier
 
 
 class Task(Protocol):

@@ -12,7 +12,7 @@ from rlkit import build
 from rlkit.config import TrainConfig
 from rlkit.errors import DISK_FULL_ERRORS, ConfigError, Interrupted, ModelError, RunError
 from rlkit.printable import printable
-from rlkit.types import Prompt, Sampler, Task, Verifier
+from rlkit.types import AnyVerifier, Prompt, Sampler, Task
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +35,7 @@ class Ready:
     place: "ModelPlace"
     data: "PromptData"
     tokenizer: Any
-    verifier: Verifier
+    verifier: AnyVerifier
     held_out: Sequence[Prompt]
 
 
@@ -113,7 +113,7 @@ def prepare(cfg: TrainConfig, ranks: "Ranks | None" = None) -> "tuple[Plan, Read
             prompts=[first],
             pool=pool or None,
             description=described.split("\n"),
-            verifier=lambda prompt, text: judges.score([(prompt, text)])[0],
+            verifier=judges,
             decode=None if tokenizer is None else tokenizer.decode,
             tokenizer_problem=problem,
             learning_rates=build.learning_rates(cfg, place),

@@ -299,10 +299,10 @@ def test_a_name_that_cannot_be_a_verifier_is_told_in_one_sentence(
     assert sentence in str(caught.value)
 
 
-def test_an_async_function_is_an_error_with_a_sentence(user: str) -> None:
+def test_an_async_function_is_awaited(user: str) -> None:
     with VerifierPool(make_verifier(f"{user}:later"), workers=0, timeout=1.0) as pool:
         (score,) = pool.score([(prompt(None), "")])
-    assert score == Score(None, reason="later is async: expected a plain function", error=True)
+    assert score == Score(1.0, reason="later returned '1.0'")
 
 
 def test_verifiers_survive_a_pickle(user: str) -> None:
