@@ -26,13 +26,17 @@ QUESTION_NAMES = (
 ANSWER_NAMES = (
     *("answer", "final_answer", "expected_answer", "gold_answer", "ground_truth", "gold", "target", "label"),
     *("reward_model.ground_truth", "reward_spec.ground_truth", "extra_env_info.ground_truth"),
-    *("info.answer", "info.ground_truth", "extra_info.answer", "extra_info.ground_truth", "reference"),
+    *("info.answer", "info.ground_truth", "verification_info.ground_truth"),
+    *("extra_info.answer", "extra_info.ground_truth", "reference"),
     *("reference_answer", "solution", "reference_solution", "output", "completion", "response"),
 )
 """Gold answers first, worked solutions last."""
 COMPLETION_COLUMNS = ("completion", "solution", "response", "output", "generation", "answer")
 """Texts to imitate."""
 ID_NAMES = ("id", "unique_id", "uid", "uuid", "problem_id", "question_id", "extra_info.index")
+
+_ONE_TEXT = re.compile(r'\[\s*"(?:[^"\\\x00-\x1f]|\\["\\])*"\s*\]')
+"""A JSON list of one text, its backslashes doubled. A list of one number stays: `[5]` is mathematics."""
 
 LONG_TEXT = 300
 """Characters. A text longer than this with no marked end is a worked solution that no verifier can compare with."""
@@ -156,7 +160,7 @@ def read_messages(row: Row, columns: Columns) -> list[Message]:
         raise DataError(f"the question is missing; expected a text or messages in {where}")
     if not isinstance(value, Sequence) or not all(isinstance(part, Mapping) for part in value):
         raise DataError(f"the question is {_shown(value)}; expected a text or a list of messages in {where}")
-    messages = [{"role": str(part.get("role", "")), "content": _content(part)} for part in value]
+    messages = [{"role": _role(part), "content": _content(part)} for part in value]
     while messages and messages[-1]["role"] != "user":
         messages.pop()
     if not messages or not messages[-1]["content"].strip():
@@ -164,9 +168,15 @@ def read_messages(row: Row, columns: Columns) -> list[Message]:
     return messages
 
 
+def _role(message: Row) -> str:
+    """Who speaks; ShareGPT's `from` too, where the user is a human and the assistant is gpt."""
+    role = str(message.get("role", message.get("from", "")))
+    return {"human": "user", "gpt": "assistant"}.get(role, role)
+
+
 def _content(message: Row) -> str:
-    """A message's text; a list of parts is joined. Anything else (an image) reads as nothing."""
-    content = message.get("content")
+    """A message's text (ShareGPT's `value` too); a list of parts is joined. Anything else (an image) reads as nothing."""
+    content = message.get("content", message.get("value"))
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, Sequence) else []
@@ -180,6 +190,8 @@ def read_answer(row: Row, columns: Columns) -> str:
     where = f"column {columns.answer!r}"
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 1:
         value = value[0]  # open-instruct and verl wrap the one answer in a list
+    if isinstance(value, str) and (wrapped := _ONE_TEXT.fullmatch(value.strip())):
+        value = json.loads(wrapped[0])[0]  # Skywork-OR1 writes such a list as JSON
     if value is None or value != value or (isinstance(value, str) and not value.strip()):
         raise DataError(f"the answer is {_shown(value)}; expected a text or a number in {where}")
     if isinstance(value, float) and value.is_integer():
