@@ -5,11 +5,12 @@ from fractions import Fraction
 from .comparer import Comparer
 from .dots import agree_written_out, has_dots
 from .equations import agreed, negative, same_case, times
+from .evaluation import operations, symbols
 from .rational import Undefined, exact
 from .rounding import ANSWER_DIGITS, GOLD_DIGITS, is_measured, is_rounded, rounded_to
 from .terms import Builder, Combination, Interval, Number, Op, Quantity, Symbol, Term
 from .units import measure
-from .value import infinite, operations, symbols, value
+from .value import infinite, value
 
 
 def compare_quantities(c: Comparer, gold: Term, answer: Term) -> bool | None:

@@ -8,9 +8,10 @@ import re
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
+from .evaluation import symbols
 from .rational import Undefined, exact
 from .terms import Number, Op, Symbol, Term, Unreadable
-from .value import agree, symbols
+from .value import agree
 
 DOTS = Symbol("\\ldots")
 SIZES = (4, 5, 6)

@@ -2,9 +2,10 @@
 
 from fractions import Fraction
 
+from .evaluation import symbols
 from .rational import Undefined
 from .terms import Number, Op, Relation, Symbol, Term, Unreadable
-from .value import agree, at_point, symbols
+from .value import agree, at_point
 
 
 def difference(relation: Relation) -> Term | None:

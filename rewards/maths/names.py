@@ -3,6 +3,7 @@
 import re
 
 from .equations import agreed
+from .evaluation import symbols
 from .rational import Undefined, exact
 from .terms import (
     Builder,
@@ -21,7 +22,6 @@ from .terms import (
     Words,
     renamed,
 )
-from .value import symbols
 
 _OPERATORS = re.compile(r"\\(?:lim|int|iint|sum|prod|frac\{d|max|min|sup|inf)(?![a-z])")
 

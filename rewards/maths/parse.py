@@ -4,12 +4,12 @@ What is read is read whole: a part that no rule knows raises Unreadable, it is n
 """
 
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 
-from . import units
+from . import ahead
+from .building import call, enclose, matrix, named, product_of, signed
 from .digits import number, repeating
 from .scan import Token, matches
-from .terms import Interval, Listing, Matrix, Number, Op, Symbol, Term, Unreadable
+from .terms import Listing, Number, Op, Symbol, Term, Unreadable
 from .vocabulary import (
     ACCENTS,
     CALLED,
@@ -19,11 +19,9 @@ from .vocabulary import (
     FUNCTIONS,
     GREEK,
     LISTED,
-    MATRICES,
     MULTIPLY,
     PLAIN_FUNCTIONS,
     POSTFIX,
-    SEPARATORS,
 )
 
 MAX_DEPTH = 40
@@ -76,11 +74,11 @@ class Parser:
         if self.depth > MAX_DEPTH:
             raise Unreadable("nested too deep")
         sign = self._take_if("+", "-", "\\pm", "\\mp")
-        terms = [_signed(sign, self._product())]
+        terms = [signed(sign, self._product())]
         while sign := self._take_if("+", "-", "\\pm", "\\mp"):
             if sign == "+" and self._peek() == "-":  # as in 3 + -2
                 sign = self._take().text
-            terms.append(_signed(sign, self._product()))
+            terms.append(signed(sign, self._product()))
         total = terms[0] if len(terms) == 1 else Op("+", tuple(terms))
         if self._kind() in ("op", "word") and self._peek() in ("\\bmod", "mod", "\\mod"):
             self._take()
@@ -96,41 +94,17 @@ class Parser:
             if self._take_if(*MULTIPLY):
                 factors.append(self._signed_power())
             elif self._take_if(*DIVIDE):
-                factors[-1:] = [Op("/", (_product_of(factors), self._signed_power()))]
+                factors[-1:] = [Op("/", (product_of(factors), self._signed_power()))]
                 del factors[:-1]
-            elif self._starts_factor(factors[-1]):
+            elif ahead.starts_factor(self.tokens, self.partner, self.place, factors[-1]):
                 factors.append(self._power())
             else:
                 break
-        return _product_of(factors)
+        return product_of(factors)
 
     def _signed_power(self) -> Term:
         sign = self._take_if("+", "-")
-        return _signed(sign, self._power())
-
-    def _starts_factor(self, before: Term) -> bool:
-        """Whether the next token begins a factor that no sign joins. Two numbers side by side are no product."""
-        token = self.tokens[self.place]
-        if token.kind in ("num", "rep"):
-            return not isinstance(before, Number) and self.tokens[self.place - 1].kind not in ("num", "rep")
-        if token.kind == "word":
-            return token.text not in ("mod",)
-        if token.kind == "begin":
-            return True
-        if token.kind != "op":
-            return False
-        text = token.text
-        if text in ("(", "[", "{", "|", *FENCES):
-            return text != "|" or self._bar() is not None
-        name = text[1:] if text.startswith("\\") else ""
-        return bool(name) and (
-            text in CONSTANTS
-            or text.startswith("\\mathbb")
-            or name in GREEK
-            or name in ACCENTS
-            or name in FUNCTIONS
-            or text in ("\\frac", "\\binom", "\\ldots")
-        )
+        return signed(sign, self._power())
 
     def _power(self) -> Term:
         base = self._atom()
@@ -182,22 +156,13 @@ class Parser:
         exponent = self._atom()
         if self._peek() == "^" and self._kind() == "op":
             exponent = self._postfix(exponent)
-        return _signed(sign, exponent)
+        return signed(sign, exponent)
 
     def _degrees(self, base: Term) -> Term:
         """48^\\circ 6' 52'' in degrees."""
-        total = base
-        for sign, parts in (("'", 60), ("''", 3600)):
-            ahead = self.tokens[self.place : self.place + 4]
-            primes = [token.text for token in ahead[1:]]
-            if len(ahead) < 2 or ahead[0].kind != "num":
-                break
-            width = 2 if primes[0] == sign else 4 if primes == ["^", "\\prime", "\\prime"][:3] else 0
-            if not width:
-                break
-            self.place += width
-            total = Op("+", (total, Op("/", (number(ahead[0].text), Number(Fraction(parts))))))
-        return Op("deg", (total,))
+        minutes, width = ahead.minutes(self.tokens, self.place)
+        self.place += width
+        return Op("deg", (Op("+", (base, *minutes)) if minutes else base,))
 
     def _subscript(self, base: Term) -> Term:
         start = self.place
@@ -207,8 +172,13 @@ class Parser:
             self._take()
         inner = [token for token in self.tokens[start : self.place] if token.text not in ("{", "}")]
         label = "".join(token.text.replace(" ", "") for token in inner)
-        if isinstance(base, Symbol) and base.name in ("C", "A", "P") and self._counts(inner):
-            return self._choose(base.name, number(label))
+        if (
+            isinstance(base, Symbol)
+            and base.name in ("C", "A", "P")
+            and ahead.is_chosen_number(inner, self.tokens, self.place)
+        ):
+            self._take()
+            return Op("binom" if base.name == "C" else "perm", (number(label), self._exponent()))
         if isinstance(base, Symbol):
             return Symbol(f"{base.name}_{label}")
         if isinstance(base, Op) and base.name == "^" and base.args[0] == Symbol("C"):
@@ -216,23 +186,6 @@ class Parser:
         if isinstance(base, Op) and base.name != "^":  # |AB|_{min} is a name
             return Op(f"call:{label}", (base,))
         raise Unreadable(f"the subscript {label}")
-
-    def _counts(self, inner: list[Token]) -> bool:
-        """Whether C_5^2 stands here, the number of choices."""
-        ahead = [token.text for token in self.tokens[self.place : self.place + 3]]
-        digits = ahead[1:2] if ahead[1:2] != ["{"] else ahead[2:3]
-        return (
-            len(inner) == 1
-            and inner[0].kind == "num"
-            and ahead[:1] == ["^"]
-            and digits[0:1] != []
-            and digits[0].isdigit()
-        )
-
-    def _choose(self, name: str, n: Number) -> Term:
-        self._take()
-        k = self._exponent()
-        return Op("binom" if name == "C" else "perm", (n, k))
 
     def _atom(self) -> Term:
         self.depth += 1
@@ -258,38 +211,18 @@ class Parser:
         """3\\frac{1}{2} and 3 1/2 are 7/2."""
         if whole.decimals is not None:
             return whole
-        ahead = self.tokens[self.place : self.place + 8]
-        texts = [token.text for token in ahead]
-        above = below = ""
-        width = 0
-        if (
-            texts[:1] == ["\\frac"]
-            and texts[1:2] == ["{"]
-            and texts[3:5] == ["}", "{"]
-            and texts[6:7] == ["}"]
-        ):
-            above, below, width = texts[2], texts[5], 7
-        elif texts[:1] == ["\\frac"] and len(texts) > 1 and len(texts[1]) == 2 and texts[1].isdigit():
-            above, below, width = texts[1][0], texts[1][1], 2
-        elif (
-            len(ahead) > 2 and ahead[0].kind == ahead[2].kind == "num" and texts[1] == "/" and ahead[0].spaced
-        ):
-            above, below, width = texts[0], texts[2], 3
-        if not (above.isdigit() and below.isdigit() and 0 < int(above) < int(below)):
+        found = ahead.fraction(self.tokens, self.place)
+        if found is None:
             return whole
-        self.place += width
-        return Number(whole.value + Fraction(int(above), int(below)))
+        self.place += found[1]
+        return Number(whole.value + found[0])
 
     def _word(self, word: str) -> Term:
         if word in FUNCTIONS and (word in PLAIN_FUNCTIONS or self._peek() == "("):
             return self._function(FUNCTIONS[word])
-        if word.lower() in CONSTANTS:
-            return Symbol(CONSTANTS[word.lower()])
-        if word in GREEK and len(word) > 2:
-            return Symbol(word)
-        for name in ("sin", "cos", "tan", "ln", "log"):
-            if word.startswith(name) and len(word) == len(name) + 1:
-                return Op(FUNCTIONS[name], (Symbol(word[-1]),))
+        known = named(word)
+        if known is not None:
+            return known
         if len(word) > 3 and len(set(word)) < len(word) or len(word) > 5:
             raise Unreadable(f"the word {word!r}")
         if word in CALLED and self._peek() == "(" and self._kind() == "op":
@@ -301,24 +234,13 @@ class Parser:
                 return Op("binom", chosen)
             self.place = place
         letters: list[Term] = [Symbol(letter) for letter in word]
-        if len(word) == 1 and self._index_ahead():
+        if len(word) == 1 and ahead.is_index(self.tokens, self.place):
             letters = [Symbol(f"{word}_{self._take().text}")]
         while self._kind() == "op" and self._peek() in ("_", "'", "''"):
             letters[-1] = self._postfix(letters[-1])
         if len(letters) > 1 and self._kind() == "op" and self._peek() in ("^", "!"):
             letters[-1] = self._postfix(letters[-1])
-        return _product_of(letters)
-
-    def _index_ahead(self) -> bool:
-        """Whether digits stick to the letter before, as in x1."""
-        token = self.tokens[self.place] if self.place < self.end else None
-        return (
-            token is not None
-            and token.kind == "num"
-            and not token.spaced
-            and token.text.isdigit()
-            and len(token.text) < 3
-        )
+        return product_of(letters)
 
     def _function(self, name: str) -> Term:
         """A function with its argument: in brackets, or all factors up to the next sign or function."""
@@ -334,23 +256,16 @@ class Parser:
         if self._kind() == "op" and (self._peek() == "(" or (self._peek() == "\\{" and name in LISTED)):
             arguments = self._arguments()
         elif name in ("sqrt", "cbrt"):
-            arguments = (self._argument(),) if self._kind() == "op" else (self._radicand(),)
+            # \sqrt 12 is the root of 12, not of 1
+            arguments = (number(self._take().text) if self._kind() == "num" else self._atom(),)
         elif name in LISTED:
             raise Unreadable(f"{name} without brackets")
         else:
             arguments = (self._bare_argument(),)
         if isinstance(power, Number) and power.value == -1:
-            return _call(f"arc{name}" if f"arc{name}" in FUNCTIONS else f"inverse {name}", arguments, extra)
-        call = _call(name, arguments, extra)
-        return call if power is None else Op("^", (call, power))
-
-    def _radicand(self) -> Term:
-        token = self._take()
-        return number(token.text) if token.kind == "num" else self._again()._atom()
-
-    def _again(self) -> "Parser":
-        self.place -= 1
-        return self
+            return call(f"arc{name}" if f"arc{name}" in FUNCTIONS else f"inverse {name}", arguments, extra)
+        called = call(name, arguments, extra)
+        return called if power is None else Op("^", (called, power))
 
     def _bare_argument(self) -> Term:
         sign = self._take_if("-", "+")
@@ -362,10 +277,14 @@ class Parser:
                 self._take()
                 factors = [Op("/", (factors[0], self._power()))]
                 continue
-            if name in FUNCTIONS or token.text in ("(", "[", "|") or not self._starts_factor(factors[-1]):
+            if (
+                name in FUNCTIONS
+                or token.text in ("(", "[", "|")
+                or not ahead.starts_factor(self.tokens, self.partner, self.place, factors[-1])
+            ):
                 break
             factors.append(self._power())
-        return _signed(sign, _product_of(factors))
+        return signed(sign, product_of(factors))
 
     def _arguments(self) -> tuple[Term, ...]:
         """The comma-separated terms of a bracket, which is consumed."""
@@ -437,8 +356,8 @@ class Parser:
     def _bracket(self) -> Term:
         start = self.place - 1
         close = self.partner[start]
-        if self.tokens[start].text + self.tokens[close].text in ("()", "[]", "{}") and self._is_expression(
-            start, close
+        if self.tokens[start].text + self.tokens[close].text in ("()", "[]", "{}") and ahead.is_expression(
+            self.tokens, self.partner, start, close
         ):
             self.place = start
             return self._group()
@@ -446,28 +365,6 @@ class Parser:
         return enclose(
             self.tokens[start].text, self.inside(self.tokens[start + 1 : close]), self.tokens[close].text
         )
-
-    def _is_expression(self, start: int, close: int) -> bool:
-        """Whether a bracket holds one expression: no separator, relation or words. Told by a look, never by trying."""
-        place = start + 1
-        while place < close:
-            token = self.tokens[place]
-            word = token.kind == "word" and len(token.text) > 1 and token.text not in FUNCTIONS
-            if (
-                token.kind == "text"
-                or (word and token.text in ("and", "or"))
-                or (token.kind == "op" and token.text in SEPARATORS)
-            ):
-                return False
-            if word and (
-                len(token.text) > 3
-                and token.text not in GREEK
-                or place > start + 1
-                and units.is_short(token.text)
-            ):
-                return False
-            place = self.partner.get(place, place) + 1
-        return close > start + 1
 
     def _fence(self, closing: str, name: str) -> Term:
         start = self.place - 1
@@ -477,23 +374,13 @@ class Parser:
         self.place = start
         return Op(name, (self._group(),))
 
-    def _bar(self) -> int | None:
-        """Place of the | that closes the one that stands here."""
-        place = self.place + 1
-        while place < self.end:
-            if self.tokens[place].text == "|" and place > self.place + 1:
-                return place
-            place = self.partner.get(place, place) + 1
-        return None
-
     def _absolute(self) -> Term:
-        self.place -= 1
-        close = self._bar()
+        start = self.place - 1
+        close = ahead.closing_bar(self.tokens, self.partner, start)
         if close is None:
             raise Unreadable("| is never closed")
-        inner = self.tokens[self.place + 1 : close]
         self.place = close + 1
-        return Op("abs", (self._part(inner),))
+        return Op("abs", (self._part(self.tokens[start + 1 : close]),))
 
     def _accent(self, name: str) -> Term:
         start = self.place
@@ -509,72 +396,5 @@ class Parser:
     def _matrix(self, name: str) -> Term:
         start = self.place - 1
         close = self.partner[start]
-        if name not in MATRICES or self.tokens[close].text != name:
-            raise Unreadable(f"the environment {name}")
         self.place = close + 1
-        filled = rows(self.tokens[start + 1 : close])
-        if not filled or len({len(row) for row in filled}) != 1:
-            raise Unreadable("a matrix with rows of different lengths")
-        return Matrix(tuple(tuple(self.inside(cell) for cell in row) for row in filled))
-
-
-def rows(tokens: Sequence[Token]) -> list[list[list[Token]]]:
-    """The cells of a table, row by row; empty rows are left out."""
-    table: list[list[list[Token]]] = [[[]]]
-    for token in tokens:
-        if token.kind == "op" and token.text == "\\cr":
-            table.append([[]])
-        elif token.kind == "op" and token.text == "&":
-            table[-1].append([])
-        elif token.text != "\\hline":
-            table[-1][-1].append(token)
-    cells = [
-        [_without_comma(cell) for cell in row if [token.text for token in cell] != ["|"]] for row in table
-    ]
-    return [row for row in cells if any(row)]
-
-
-def _without_comma(cell: list[Token]) -> list[Token]:
-    return cell[:-1] if cell and cell[-1].text in (",", ";", ".") else cell
-
-
-def enclose(opening: str, inner: Term, closing: str) -> Term:
-    """A bracket with commas in it as a tuple, set or interval."""
-    items = inner.items if isinstance(inner, Listing) and inner.kind == "list" else (inner,)
-    if opening == "\\{" or (opening == "{" and len(items) > 1):
-        return Listing("set", items) if not (len(items) == 1 and isinstance(inner, Listing)) else inner
-    if {opening, closing} == {"[", ")"} or {opening, closing} == {"(", "]"}:
-        if len(items) != 2:
-            raise Unreadable("an interval without two ends")
-        return Interval(items[0], items[1], opening == "[", closing == "]")
-    if opening == "[":
-        return Listing("bracket", items)
-    return Listing("tuple", items) if len(items) > 1 else inner
-
-
-def _signed(sign: str, term: Term) -> Term:
-    if sign == "-":
-        if isinstance(term, Number):
-            return Number(-term.value, term.decimals, term.significant, term.cut)
-        return Op("neg", (term,))
-    return Op("pm" if sign == "\\pm" else "mp", (term,)) if sign in ("\\pm", "\\mp") else term
-
-
-def _product_of(factors: list[Term]) -> Term:
-    return factors[0] if len(factors) == 1 else Op("*", tuple(factors))
-
-
-def _call(name: str, arguments: tuple[Term, ...], extra: list[Term]) -> Term:
-    if name == "sqrt":
-        if len(arguments) != 1:
-            raise Unreadable("a root of several numbers")
-        return Op("root", (arguments[0], extra[0])) if extra else Op("sqrt", arguments)
-    if name == "cbrt":
-        return Op("root", (*arguments, Number(Fraction(3))))
-    if name == "log":
-        return Op("log", (*arguments, *extra))
-    if name in ("lg", "lb"):
-        return Op("log", (*arguments, Number(Fraction(10 if name == "lg" else 2))))
-    if extra:
-        raise Unreadable(f"a subscript of {name}")
-    return Op(name, arguments)
+        return matrix(name, self.tokens[start + 1 : close + 1], self.inside)

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Literal
 
 from . import units
-from .parse import rows
+from .building import rows
 from .scan import Token, matches, scan
 from .sides import between, clock, compound, depths_of, normal_words, side, spoken, words_of
 from .terms import (

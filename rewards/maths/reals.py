@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
+from .evaluation import symbols
 from .rational import Undefined, exact
 from .terms import (
     Builder,
@@ -23,7 +24,7 @@ from .terms import (
     TooLarge,
     Words,
 )
-from .value import symbols, value
+from .value import value
 
 _INFINITY = Symbol("oo")
 _MINUS_INFINITY = Op("neg", (_INFINITY,))

@@ -3,6 +3,7 @@
 from .comparer import Comparer
 from .dots import agree_written_out, has_dots
 from .equations import agreed, difference, ratio_at, solve, times
+from .evaluation import symbols
 from .names import approximations, binding, conflict, has_opaque, is_false, with_argument
 from .rational import Undefined
 from .reals import is_set, reals
@@ -20,7 +21,7 @@ from .terms import (
     Term,
     Unreadable,
 )
-from .value import symbols, value
+from .value import value
 
 _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "!=": "!=", "=": "="}
 

@@ -8,57 +8,20 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from functools import lru_cache
 from typing import Any
 
+from .evaluation import Evaluation, all_symbols, arithmetic, operations, symbols
 from .rational import Undefined, exact
 from .terms import Number, Op, Symbol, Term, TooLarge, Unreadable
 
 MAX_SIGNS = 5
 MAX_TOGETHER = 400
-MAX_MAGNITUDE = 1e9
-"""Bits of an approximate power: 2**(10**9) still has a value, 10**10**10 is too large."""
-CONSTANTS = {"pi", "e", "i", "oo"}
 _ROUGH = 1e-6
 """Floats further apart than this, in units of the largest number on the way, are different values."""
 _TRIALS = 7
 _WHOLE_TRIALS = {1: (3, 10), 3: (2, 10), 5: (3, 10), 6: (2, 10), 7: (21, 80), 8: (100, 800), 9: (1001, 5000)}
 """Trials with whole numbers: from where and how far. They are odd and even by turns; the large ones are for floors only."""
 _STEPPED = {"floor", "ceil", "mod"}
-
-
-def symbols(term: Term) -> frozenset[str]:
-    """The variables of an expression."""
-    return _symbols(term) - CONSTANTS
-
-
-@lru_cache(maxsize=8192)
-def _symbols(term: Term) -> frozenset[str]:
-    if isinstance(term, Symbol):
-        return frozenset((term.name,))
-    if isinstance(term, Op):
-        return frozenset().union(*(_symbols(part) for part in term.args))
-    return frozenset()
-
-
-@lru_cache(maxsize=8192)
-def operations(term: Term) -> frozenset[str]:
-    """The names of all operations in an expression."""
-    if not isinstance(term, Op):
-        return frozenset()
-    return frozenset((term.name,)).union(*(operations(part) for part in term.args))
-
-
-@lru_cache(maxsize=8)
-def _context(digits: int) -> Any:
-    """mpmath at so many digits; 0: with floats. Loaded with the first value that is not rational."""
-    import mpmath  # type: ignore[import-untyped]
-
-    if not digits:
-        return mpmath.fp
-    context = mpmath.mp.clone()
-    context.dps = digits
-    return context
 
 
 def value(term: Term, natural: bool = True) -> float | None:
@@ -69,7 +32,7 @@ def value(term: Term, natural: bool = True) -> float | None:
         return infinite(term)
     try:
         whole = exact(term)
-        number = Evaluation(_context(0), {}, natural).of(term) if whole is None else whole
+        number = Evaluation(arithmetic(0), {}, natural).of(term) if whole is None else whole
         return float(number.real) if abs(getattr(number, "imag", 0)) < 1e-9 else None
     except (Undefined, TooLarge, Unreadable, OverflowError):
         return None
@@ -88,7 +51,7 @@ def agree(left: Term, right: Term, natural: bool = True) -> bool | None:
     natural: `log` without a base is the natural one, else that of base 10
     Raises TooLarge and Unreadable.
     """
-    if not (_symbols(left) | _symbols(right)) - {"pi", "e"} or not symbols(left) | symbols(right):
+    if not (all_symbols(left) | all_symbols(right)) - {"pi", "e"} or not symbols(left) | symbols(right):
         return _agree_at(left, right, {}, natural, digits_of(left, right))
     names = sorted(symbols(left) | symbols(right))
     seen = 0
@@ -113,7 +76,7 @@ def _is_defined(term: Term, names: list[str]) -> bool:
     """Whether it has a value at any trial point; x/0 has none."""
     for trial in range(_TRIALS):
         try:
-            Evaluation(_context(0), _point(names, trial), True).of(term)
+            Evaluation(arithmetic(0), _point(names, trial), True).of(term)
         except (Undefined, TooLarge):
             continue
         except (Unreadable, OverflowError):
@@ -142,8 +105,8 @@ def at_point(term: Term, names: list[str]) -> Fraction | None:
     if found is not None:
         return found
     number = Evaluation(
-        _context(60),
-        {name: value.numerator / _context(60).mpf(value.denominator) for name, value in rational.items()},
+        arithmetic(60),
+        {name: value.numerator / arithmetic(60).mpf(value.denominator) for name, value in rational.items()},
         True,
     ).of(term)
     if getattr(number, "imag", 0):
@@ -186,7 +149,7 @@ def _agree_at(left: Term, right: Term, point: Mapping[str, Any], natural: bool, 
     for precision in (0, digits):
         if precision == 0 and (operations(left) | operations(right)) & _STEPPED:
             continue  # a float just below an integer has another floor
-        work = Evaluation(_context(precision), point, natural)
+        work = Evaluation(arithmetic(precision), point, natural)
         try:
             gap = abs(work.of(left) - work.of(right))
         except OverflowError:
@@ -197,209 +160,8 @@ def _agree_at(left: Term, right: Term, point: Mapping[str, Any], natural: bool, 
         if precision == 0 and gap > _ROUGH * scale:
             return False
         if precision:
-            return bool(gap <= scale * _context(precision).mpf(10) ** (-0.75 * digits))
+            return bool(gap <= scale * arithmetic(precision).mpf(10) ** (-0.75 * digits))
     raise TooLarge("beyond any float")
-
-
-class Evaluation:
-    """Works out one expression at one point.
-
-    Where there are variables, what is not real is undefined, unless the expression has `i` in it: x and sqrt(x)^2 are
-    only compared where both are real. An odd root of a negative number is the real one.
-    """
-
-    def __init__(self, context: Any, point: Mapping[str, Any], natural: bool) -> None:
-        self.context = context
-        self.point = point
-        self.natural = natural
-        self.largest = 0.0
-        """The largest number on the way: rounding errors are relative to it."""
-        self.complex = False
-
-    def of(self, term: Term) -> Any:
-        """Raises Undefined, TooLarge, Unreadable, and OverflowError where floats end."""
-        self.complex = "i" in _symbols(term)
-        try:
-            return self._of(term)
-        except (ZeroDivisionError, ValueError) as error:
-            raise Undefined(str(error)) from error
-
-    def _of(self, term: Term) -> Any:
-        if isinstance(term, Number):
-            return self._noted(self.context.mpf(term.value.numerator) / term.value.denominator)
-        if isinstance(term, Symbol):
-            return self._noted(self._symbol(term.name))
-        if not isinstance(term, Op):
-            raise Unreadable(f"{type(term).__name__} has no value")
-        if term.name == "^":
-            return self._noted(self._raise(term.args[0], term.args[1]))
-        if term.name == "log":
-            return self._noted(self._log(term))
-        return self._noted(self._apply(term.name, [self._of(part) for part in term.args]))
-
-    def _noted(self, number: Any) -> Any:
-        if isinstance(number, float | int) and not math.isfinite(number):
-            raise OverflowError
-        if self.point and not self.complex and getattr(number, "imag", 0) != 0:
-            raise Undefined("not real")
-        size = abs(number)
-        if size > self.largest:
-            self.largest = size
-        return number
-
-    def _symbol(self, name: str) -> Any:
-        if name in self.point:
-            number = self.point[name]
-            return self.context.mpf(number)
-        if name == "pi":
-            return +self.context.pi
-        if name == "e":
-            return +self.context.e
-        if name == "i":
-            return self.context.mpc(0, 1)
-        raise Unreadable(f"{name} has no value")
-
-    def _raise(self, base: Term, exponent: Term) -> Any:
-        power = exact(exponent)
-        b = self._of(base)
-        p = self._of(exponent) if power is None else power
-        if power is None and not isinstance(p, Fraction) and getattr(p, "imag", 0) == 0 and p == int(p):
-            power = Fraction(int(p))
-        if b == 0:
-            if p.real < 0:
-                raise Undefined("division by 0")
-            return self.context.mpf(1 if p == 0 else 0)
-        bits = abs(self.context.log(abs(b)) * abs(self._number(p))) * 1.45
-        if bits > MAX_MAGNITUDE:
-            raise TooLarge("a power of too many digits")
-        if self.context is _context(0) and bits > 1000:
-            raise OverflowError
-        if power is not None and power.denominator == 1:
-            return b ** int(power)
-        if getattr(b, "imag", 0) == 0 and b.real < 0 and not self.complex:
-            if power is None or power.denominator % 2 == 0:
-                return self.context.power(b, self._number(p))  # not real: `_noted` objects
-            root = (-b.real) ** self._number(power)
-            return -root if power.numerator % 2 else root
-        return self.context.power(b, self._number(p))
-
-    def _number(self, number: Any) -> Any:
-        return (
-            self.context.mpf(number.numerator) / number.denominator
-            if isinstance(number, Fraction)
-            else number
-        )
-
-    def _log(self, term: Op) -> Any:
-        x = self._of(term.args[0])
-        if x == 0 or (not self.complex and x.real < 0):
-            raise Undefined("a logarithm of what is not positive")
-        if len(term.args) > 1:
-            return self.context.log(x) / self.context.log(self._of(term.args[1]))
-        return self.context.log(x) if self.natural else self.context.log(x) / self.context.log(10)
-
-    def _apply(self, name: str, parts: list[Any]) -> Any:
-        c = self.context
-        x = parts[0]
-        if name == "+":
-            return sum(parts[1:], x)
-        if name == "*":
-            return math.prod(parts[1:], start=x)
-        if name == "neg":
-            return -x
-        if name == "/":
-            return x / parts[1]
-        if name in ("sqrt", "root"):
-            return self._rooted(x, 2 if name == "sqrt" else parts[1])
-        if name == "abs":
-            return abs(x)
-        if name == "deg":
-            return x * c.pi / 180
-        if name == "%":
-            return x / 100
-        if name in ("floor", "ceil"):
-            return self._floored(name, x)
-        if name == "mod":
-            return x - parts[1] * c.floor(x / parts[1])
-        if name == "ln":
-            if x == 0 or (not self.complex and x.real < 0):
-                raise Undefined("a logarithm of what is not positive")
-            return c.log(x)
-        if name in _TRIGONOMETRY:
-            return self._angle(name, x)
-        if name in ("!", "binom", "perm", "!!"):
-            return self._counted(name, parts)
-        if name in ("max", "min"):
-            return max(parts) if name == "max" else min(parts)
-        if name == "sgn":
-            return c.mpf((x.real > 0) - (x.real < 0))
-        if name.startswith("call:") or name == "prime":
-            return self._unknown(name, parts)
-        raise Unreadable(f"{name} has no value")
-
-    def _rooted(self, x: Any, degree: Any) -> Any:
-        if degree == 2:
-            return self.context.sqrt(x)  # not real: `_noted` objects
-        if x == 0:
-            return x
-        if not self.complex and x.real < 0:
-            if degree != int(degree.real) or int(degree.real) % 2 == 0:
-                raise Undefined("a root of a negative number")
-            return -((-x) ** (1 / degree))
-        return self.context.power(x, 1 / degree)
-
-    def _floored(self, name: str, x: Any) -> Any:
-        near = self.context.nint(x.real)
-        if abs(x.real - near) < self.context.mpf(10) ** -30:
-            return near
-        return self.context.floor(x.real) if name == "floor" else self.context.ceil(x.real)
-
-    def _angle(self, name: str, x: Any) -> Any:
-        c = self.context
-        if name in ("arcsin", "arccos") and not self.complex and abs(x) > 1:
-            raise Undefined("no angle has this sine")
-        found = getattr(c, _TRIGONOMETRY[name])(x)
-        if name in ("tan", "sec", "cot", "csc") and abs(found) > 1e12:
-            raise Undefined("a pole")
-        return found
-
-    def _counted(self, name: str, parts: list[Any]) -> Any:
-        c = self.context
-        if any(abs(part) > 10**6 for part in parts):
-            raise TooLarge("a factorial of too many digits")
-        if c is _context(0) and any(abs(part) > 150 for part in parts):
-            raise OverflowError
-        if name == "!":
-            return c.factorial(parts[0])
-        if name == "!!":
-            return c.fac2(parts[0])
-        if name == "perm":
-            return c.factorial(parts[0]) / c.factorial(parts[0] - parts[1])
-        return c.binomial(parts[0], parts[1])
-
-    def _unknown(self, name: str, parts: list[Any]) -> Any:
-        """f of something: another smooth function for every name, so that f(2x) is not 2f(x)."""
-        share = zlib.crc32(name.encode()) / 2**32
-        return sum(
-            self.context.sin((1 + share) * part + 3 * share + place) for place, part in enumerate(parts)
-        )
-
-
-_TRIGONOMETRY = {
-    **{
-        name: name
-        for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "exp")
-    },
-    **{
-        "arcsin": "asin",
-        "arccos": "acos",
-        "arctan": "atan",
-        "arccot": "acot",
-        "arcsec": "asec",
-        "arccsc": "acsc",
-    },
-    **{"arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh"},
-}
 
 
 def branches(term: Term) -> Iterator[Term]:
