@@ -14,6 +14,12 @@ _JOINT = re.compile(
     rf"{_FILLING}(?:(?:,|;|\\?&|\b(?:and|or)\b|\\(?:lor|vee)\b|\\text\s*\{{\s*(?:,|,?\s*(?:and|or))\s*\}}){_FILLING})+"
     rf"(?:\\?[a-zA-Z][\w{{}}()]{{0,12}}\s*={_FILLING})?"
 )
+# What is counted or measured may stand behind a box that goes on: `\boxed{1} apple and \boxed{2} pears`.
+_COUNTED = re.compile(
+    rf"{_FILLING}(?!(?:so|thus|hence|then|therefore|is|not|but|wait|yes|no|which)\b)[a-z]+\s+(?:and|or)\b{_FILLING}"
+)
+# On one line, with nothing between but spaces, or a run of signs drawn as a line: `\boxed{1} ---- \boxed{2}`.
+_SIDE_BY_SIDE = re.compile(r"(?:[ \t$]|\\[()\[\],;:! ]|\\q?quad(?![a-zA-Z])|[-+|/_~]{2,})*")
 _CLOSING = re.compile(r"(?:\\[\])]|[.,;:])+$")
 
 
@@ -82,7 +88,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def last_answer(text: str) -> str | None:
-    r"""As `last_boxed`, but boxes joined by a comma, 'and' or 'or' are one answer, a list.
+    r"""As `last_boxed`, but boxes side by side, or joined by a comma, 'and' or 'or', are one answer, a list.
 
     >>> last_answer(r"so $\boxed{1}$ and $\boxed{-2}$."), last_answer(r"first \boxed{3}, then \boxed{4}")
     ('1, -2', '4')
@@ -99,7 +105,14 @@ def join_boxes(text: str, boxes: list[Box]) -> str | None:
     if outer[-1] is not boxes[-1]:
         return joined[0]
     for earlier, later in zip(outer[-2::-1], outer[:0:-1], strict=True):
-        if earlier.content is None or not _JOINT.fullmatch(text, earlier.end, later.start):
+        if earlier.content is None or not _are_joined(text, earlier, later):
             break
         joined.append(earlier.content.strip())
     return ", ".join(reversed(joined))
+
+
+def _are_joined(text: str, earlier: Box, later: Box) -> bool:
+    """Whether two neighbours are parts of one answer. The same answer boxed twice is said twice."""
+    if _JOINT.fullmatch(text, earlier.end, later.start) or _COUNTED.fullmatch(text, earlier.end, later.start):
+        return True
+    return bool(_SIDE_BY_SIDE.fullmatch(text, earlier.end, later.start)) and earlier.content != later.content

@@ -117,6 +117,11 @@ def is_chosen_number(inner: Sequence[Token], tokens: Sequence[Token], place: int
     )
 
 
+def is_inverse(tokens: Sequence[Token], place: int) -> bool:
+    """Whether ^{-1}( stands here, as in f^{-1}(x)."""
+    return [token.text for token in tokens[place : place + 6]] == ["^", "{", "-", "1", "}", "("]
+
+
 def is_index(tokens: Sequence[Token], place: int) -> bool:
     """Whether digits stick to the letter before, as in x1."""
     token = tokens[place] if place < len(tokens) else None

@@ -42,11 +42,27 @@ def _letters(term: Term, other: Term) -> Term:
     return term
 
 
+def _measured(term: Term, other: Term) -> Term:
+    """5m² beside a number as 5: no number has a squared letter in it."""
+    if (
+        not isinstance(term, Op)
+        or term.name != "*"
+        or len(term.args) != 2
+        or symbols(other)
+        or not symbols(term)
+    ):
+        return term
+    count, unit = term.args
+    area = isinstance(unit, Op) and unit.name == "^" and unit.args[0] == Symbol("m")
+    return count if isinstance(count, Number) and area else term
+
+
 def compare_values(c: Comparer, gold: Term, answer: Term) -> bool | None:
     if isinstance(gold, Interval | Combination | Builder) or isinstance(
         answer, Interval | Combination | Builder
     ):
         return c.by("as sets", False)
+    gold, answer = _measured(gold, answer), _measured(answer, gold)
     if any(isinstance(part, Op) and part.name == "pmod" for part in (gold, answer)):
         return c.by("modulo", _congruent(c, gold, answer))
     (a, a_kind), (b, b_kind) = _bare(gold), _bare(answer)

@@ -11,12 +11,13 @@ from fractions import Fraction
 from functools import lru_cache
 
 from .equal import Comparison
-from .extract import inner_formula
+from .families import same_families
 from .names import has_opaque
 from .normalise import plain, plain_number, same_text, tidy, without_text
 from .reading import read
 from .scan import MAX_CHARACTERS, scan
 from .sides import normal_words
+from .tails import inner_formula
 from .terms import Listing, Opaque, Relation, Term, TooLarge, Unreadable, Words, renamed
 
 _SPOKEN = re.compile(r"\s*[A-Za-z]{3,}[\w\s,.'!?-]*")
@@ -28,9 +29,12 @@ _QUANTIFIER = re.compile(r"^\s*(?:all|any|every|each|some|which)\b")
 _INTEGER = re.compile(
     r"(?<![a-zA-Z\\])([a-zA-Z])\s*(?:\\in\s*\\?(?:mathbb|mathbf|Bbb)?\s*\{?\s*Z|∈\s*[ℤZ]|\$?\s*(?:\\text\{\s*)?is an? [a-z ]*integer)"
 )
-_GROUPED = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?![\d])")
-_DECIMAL_COMMA = re.compile(r"\A([-+]?\d+),(\d{2}|\d{4,})(?=\D*\Z)")
+_GROUPED = re.compile(r"(?<![\d.])[1-9]\d{0,2}(?:,\d{3})+(?![\d])")
+_DECIMAL_COMMA = re.compile(r"\A([-+]?(?:\d+(?=,(?:\d{2}|\d{4,})\D*\Z)|0(?=,\d{3}\D*\Z))),(\d+)")
 _PRICE_COMMA = re.compile(r"(?<=\d),(?=\d{1,2}\s*(?:\\?[$%]|[€£]|\\euro))")
+_LABEL = re.compile(
+    r"\s*(?P<font>\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{\s*)?\(?([A-J])\)\s*(?P<end>\})?(?:\\[ ,;]|\\q?quad(?![a-z])|~|\s)*(?=\S)"
+)
 _CHOICE = re.compile(r"\(?([A-J])[).:]\s*\S|\(?([A-J])\)?[.:]?$")
 
 
@@ -63,6 +67,7 @@ def _by_reading(gold: str, answer: str, tolerance: Fraction | None) -> Verdict:
     chosen = _choices(gold, answer)
     if chosen is not None:
         return Verdict(chosen, "as choices")
+    gold, answer = _unlabelled(gold, answer), _unlabelled(answer, gold)
     spoken = [without_text(tidy(text)) for text in (gold, answer)]
     if all(_SPOKEN.fullmatch(text) for text in spoken) and normal_words(spoken[0]) == normal_words(spoken[1]):
         return Verdict(True, "as words")
@@ -77,6 +82,8 @@ def _by_reading(gold: str, answer: str, tolerance: Fraction | None) -> Verdict:
                 equal = comparison.same(expected, found)
             except TooLarge as error:
                 return Verdict(False, f"too large to work out: {error}")
+            if not equal and same_families(expected, found, bool(letters[0] or letters[1])):
+                equal = comparison.by("as values of a running integer", True)
             verdict = Verdict(equal, comparison.step)
             if equal:
                 return verdict if _same_conditions(gold, answer) else Verdict(False, "other conditions")
@@ -144,6 +151,14 @@ def _choices(gold: str, answer: str) -> bool | None:
         return None
     first, second = (match[1] or match[2] for match in letters if match)
     return bool(first == second)
+
+
+def _unlabelled(text: str, other: str) -> str:
+    r"""\textbf{(C) } 15 as 15, beside an answer that is no choice."""
+    label = _LABEL.match(text)
+    if label is None or _LABEL.match(other) or label.end() == len(text.rstrip("} ")):
+        return text
+    return (label["font"] if label["font"] and not label["end"] else "") + text[label.end() :]
 
 
 @lru_cache(maxsize=4096)

@@ -23,7 +23,7 @@ def ratio_at(a: Term, b: Term, names: list[str]) -> Term | None:
 
 def solve(difference: Term, name: str) -> Term | None:
     """The variable for which the difference is 0, where it is linear in it; None: it is not."""
-    zero, one, two = (_replaced(difference, name, Number(Fraction(k))) for k in (0, 1, 2))
+    zero, one, two = (replaced(difference, name, Number(Fraction(k))) for k in (0, 1, 2))
     slope = Op("+", (one, negative(zero)))
     linear = agreed(Op("+", (two, negative(one))), slope, True)
     flat = agreed(slope, Number(Fraction(0)), True)
@@ -32,13 +32,12 @@ def solve(difference: Term, name: str) -> Term | None:
     return Op("/", (negative(zero), slope))
 
 
-def _replaced(term: Term, name: str, by: Term) -> Term:
+def replaced(term: Term, name: str, by: Term) -> Term:
+    """The expression with a term for one of its variables."""
     if isinstance(term, Symbol):
         return by if term.name == name else term
     return (
-        Op(term.name, tuple(_replaced(part, name, by) for part in term.args))
-        if isinstance(term, Op)
-        else term
+        Op(term.name, tuple(replaced(part, name, by) for part in term.args)) if isinstance(term, Op) else term
     )
 
 
@@ -75,5 +74,5 @@ def same_case(gold: Term, answer: Term) -> Term | None:
     if not a or len(named) != len(a) or {name.lower() for name in b} != set(named) or len(a) != len(b):
         return None
     for name in b:
-        answer = _replaced(answer, name, Symbol(named[name.lower()]))
+        answer = replaced(answer, name, Symbol(named[name.lower()]))
     return answer

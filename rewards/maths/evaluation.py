@@ -66,7 +66,7 @@ class Evaluation:
 
     def of(self, term: Term) -> Any:
         """Raises Undefined, TooLarge, Unreadable, and OverflowError where floats end."""
-        self.complex = "i" in all_symbols(term)
+        self.complex = "i" in all_symbols(term) or "cis" in operations(term)
         try:
             return self._of(term)
         except (ZeroDivisionError, ValueError) as error:
@@ -173,6 +173,8 @@ class Evaluation:
             if x == 0 or (not self.complex and x.real < 0):
                 raise Undefined("a logarithm of what is not positive")
             return c.log(x)
+        if name == "cis":
+            return c.mpc(c.cos(x), c.sin(x))
         if name in _TRIGONOMETRY:
             return self._angle(name, x)
         if name in ("!", "binom", "perm", "!!"):
@@ -197,7 +199,7 @@ class Evaluation:
         return self.context.power(x, 1 / degree)
 
     def _floored(self, name: str, x: Any) -> Any:
-        near = self.context.nint(x.real)
+        near = self.context.floor(x.real + 0.5)
         if abs(x.real - near) < self.context.mpf(10) ** -30:
             return near
         return self.context.floor(x.real) if name == "floor" else self.context.ceil(x.real)
@@ -206,7 +208,10 @@ class Evaluation:
         c = self.context
         if name in ("arcsin", "arccos") and not self.complex and abs(x) > 1:
             raise Undefined("no angle has this sine")
-        found = getattr(c, _TRIGONOMETRY[name])(x)
+        function = getattr(c, _TRIGONOMETRY[name], None)
+        if function is None:  # mpmath has no such function of floats: it is worked out in digits then
+            raise OverflowError
+        found = function(x)
         if name in ("tan", "sec", "cot", "csc") and abs(found) > 1e12:
             raise Undefined("a pole")
         return found

@@ -60,12 +60,17 @@ def _lists(c: Comparer, gold: Term, answer: Term) -> bool | None:
         return c.by("as lists", False)
     if kinds <= {"list", "set"} or kinds == {"set", "bracket"}:
         x, y = list(g.items), list(a.items)
-        if kinds == {"set"}:
+        if kinds == {"set"} or all(_is_point(part) for part in (*x, *y)):
             x, y = _distinct(c, x), _distinct(c, y)
         return c.by(f"as {'sets' if 'set' in kinds else 'lists'} in any order", matched(c, x, y))
     if len(g.items) != len(a.items):
         return c.by("as lists", False)
     return c.by("as lists in order", c.all_same(iter(zip(g.items, a.items, strict=True))))
+
+
+def _is_point(term: Term) -> bool:
+    """A list of points is the set of solutions: one that is written twice is one solution. A root may be a double one."""
+    return isinstance(term, Listing) and term.kind == "tuple"
 
 
 def _distinct(c: Comparer, items: list[Term]) -> list[Term]:
@@ -115,6 +120,9 @@ def _spread(term: Term) -> Iterator[Term]:
     """All that a term with \\pm stands for: x = \\pm 1 is x = 1 and x = -1, (\\pm 1, 2) two points."""
     if isinstance(term, Relation) and term.ops == ("=",):
         yield from (Relation((term.sides[0], value), term.ops) for value in _spread(term.sides[1]))
+    elif isinstance(term, Relation) and term.ops == ("in",) and _is_finite_set(term.sides[1]):
+        items = term.sides[1].items if isinstance(term.sides[1], Listing) else ()
+        yield from (Relation((term.sides[0], part), ("=",)) for part in items)
     elif isinstance(term, Quantity):
         yield from (Quantity(value, term.unit) for value in _spread(term.value))
     elif (
@@ -127,6 +135,14 @@ def _spread(term: Term) -> Iterator[Term]:
             yield Listing("tuple", point.args)
     else:
         yield from branches(term)
+
+
+def _is_finite_set(term: Term) -> bool:
+    return (
+        isinstance(term, Listing)
+        and term.kind == "set"
+        and all(isinstance(p, _EXPRESSION) for p in term.items)
+    )
 
 
 def _rows(term: Term) -> Sequence[Sequence[Term]] | None:

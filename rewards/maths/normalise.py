@@ -10,9 +10,13 @@ _NO_MEANING = re.compile(r"\\left(?![a-zA-Z])|\\right(?![a-zA-Z])|\\[!,;: ]|~")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm)\s*\{([^{}]*)\}")
 _SPACE = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])")
 _THOUSANDS = re.compile(r"(?<=\d)(?:,\\!|\{,\}(?:\\!)?|\\,)(?=\d{3}(?!\d))")
-_NUMBER = re.compile(r"([-+]?)\s?(?:\\?\$)?(\d{1,3}(?:,\d{3})+|\d{1,40})(\.\d{1,40})?")
+_NUMBER = re.compile(r"([-+]?)\s?(?:\\?\$)?([1-9]\d{0,2}(?:,\d{3})+|\d{1,40})(\.\d{1,40})?")
 _CODED = re.compile(r"\\u([0-9a-fA-F]{4})")
 _WRAPPED = re.compile(r"\*\*([^*]+)\*\*\.?|`([^`]+)`|\"([^\"]+)\"|<answer>(.*)</answer>", re.DOTALL)
+_EDGES = re.compile(
+    r"\A(?:\\[,;:!> ]|~|\\q?quad(?![a-zA-Z])|\s)+|(?:\\[,;:!>]|\\(?=\s*\Z)|(?<!\\)~|\\q?quad|\s)+\Z"
+)
+_SPECIAL = re.compile(r"<\|[^|<>]{1,40}\|>\s*\Z|</s>\s*\Z")
 _CONTROL = re.compile(r"[\t\f\b](?=[a-zA-Z])")
 _LOST = {
     "\t": ("ext", "imes", "heta", "frac", "an", "herefore", "riangle", "au", "o "),
@@ -68,12 +72,13 @@ def tidy(text: str) -> str:
     wrapped = _WRAPPED.fullmatch(text.strip())
     if wrapped is not None:
         text = next(group for group in wrapped.groups() if group is not None)
-    if text.rstrip().endswith("\\") and not text.rstrip().endswith("\\\\"):
-        text = text.rstrip()[:-1]
+    if "<" in text:
+        text = _SPECIAL.sub("", text)
     previous = None
     while previous != text:
         previous = text
-        text = text.strip().rstrip(",;")
+        text = _EDGES.sub("", text.strip()) if "\\" in text or "~" in text else text.strip()
+        text = text.rstrip(",;")
         if text.endswith(".") and not text.endswith(".."):
             text = text[:-1]
         for sign in ("$$", "$"):

@@ -6,12 +6,42 @@ from .comparer import Comparer
 from .reals import is_set
 from .terms import Based, Clock, Listing, Number, Op, Ratio, Symbol, Term, Words
 
+_SAME = (
+    (
+        "does not exist",
+        "dne",
+        "doesn't exist",
+        "doesn t exist",
+        "do not exist",
+        "it does not exist",
+        "no such number exists",
+    ),
+    ("undefined", "not defined", "is undefined", "is not defined"),
+    (
+        "infinitely many",
+        "infinitely many solutions",
+        "infinite",
+        "infinite number of solutions",
+        "infinite solutions",
+    ),
+    ("cannot be determined", "not enough information", "it cannot be determined", "cannot determine"),
+    ("impossible", "not possible", "it is impossible", "it is not possible"),
+    ("no", "no it is not", "it is not", "false"),
+    ("yes", "yes it is", "it is", "true"),
+)
 _EMPTY = Listing("set", ())
 
 
 def compare_words(c: Comparer, gold: Term, answer: Term) -> bool | None:
     if isinstance(gold, Words) and isinstance(answer, Words):
-        return c.by("as words", _singular(gold.text) == _singular(answer.text))
+        return c.by("as words", _meaning(gold.text) == _meaning(answer.text))
+    letters = {
+        part.text if isinstance(part, Words) else part.name.lower()
+        for part in (gold, answer)
+        if isinstance(part, Words | Symbol)
+    }
+    if len(letters) == 1 and isinstance(gold, Words | Symbol) and isinstance(answer, Words | Symbol):
+        return c.by("as words", True)
     if is_set(gold) or is_set(answer) or _EMPTY in (gold, answer):
         return c.sets(gold, answer)
     return c.by("as words", False)
@@ -51,6 +81,11 @@ def compare_based(c: Comparer, gold: Term, answer: Term) -> bool | None:
         isinstance(plain, Number) and plain.decimals is None and str(plain.value) == based.digits.lstrip("0")
     )
     return c.by("as digits", digits)
+
+
+def _meaning(words: str) -> str:
+    """Words without plurals; those that say the same of a problem without a value are one."""
+    return next((said[0] for said in _SAME if words in said), _singular(words))
 
 
 def _singular(words: str) -> str:

@@ -45,7 +45,7 @@ class Parser:
         """All tokens as one expression. Raises Unreadable."""
         if not self.tokens:
             raise Unreadable("nothing")
-        term = self._sum()
+        term = self._split() or self._sum()
         if self.place != self.end:
             raise Unreadable(f"{self.tokens[self.place].text!r} is left over")
         return term
@@ -103,8 +103,7 @@ class Parser:
         return product_of(factors)
 
     def _signed_power(self) -> Term:
-        sign = self._take_if("+", "-")
-        return signed(sign, self._power())
+        return signed(self._take_if("+", "-"), self._power())
 
     def _power(self) -> Term:
         base = self._atom()
@@ -183,6 +182,8 @@ class Parser:
             return Symbol(f"{base.name}_{label}")
         if isinstance(base, Op) and base.name == "^" and base.args[0] == Symbol("C"):
             return Op("binom", (self._part(inner), base.args[1]))
+        if isinstance(base, Op) and base.name == "^" and isinstance(base.args[0], Symbol):  # v^2_0 is v_0^2
+            return Op("^", (Symbol(f"{base.args[0].name}_{label}"), base.args[1]))
         if isinstance(base, Op) and base.name != "^":  # |AB|_{min} is a name
             return Op(f"call:{label}", (base,))
         raise Unreadable(f"the subscript {label}")
@@ -225,6 +226,9 @@ class Parser:
             return known
         if len(word) > 3 and len(set(word)) < len(word) or len(word) > 5:
             raise Unreadable(f"the word {word!r}")
+        if word in CALLED and ahead.is_inverse(self.tokens, self.place):
+            self.place += 5
+            return Op(f"call:inverse {word}", self._arguments())
         if word in CALLED and self._peek() == "(" and self._kind() == "op":
             return Op(f"call:{word}", self._arguments())
         if word == "C" and self._peek() == "(" and self._kind() == "op":
@@ -292,9 +296,7 @@ class Parser:
         close = self.partner[start]
         inner = self.inside(self.tokens[start + 1 : close])
         self.place = close + 1
-        if isinstance(inner, Listing) and inner.kind == "list":
-            return inner.items
-        return (inner,)
+        return inner.items if isinstance(inner, Listing) and inner.kind == "list" else (inner,)
 
     def _argument(self) -> Term:
         """What a LaTeX command takes: a group, one digit, one symbol."""
@@ -312,12 +314,16 @@ class Parser:
         close = self.partner[start]
         inner = self.tokens[start + 1 : close]
         self.place = close + 1
-        texts = [token.text for token in inner]
-        for sign, name in (("\\choose", "binom"), ("\\over", "/")):
-            if sign in texts:
-                cut = texts.index(sign)
-                return Op(name, (self._part(inner[:cut]), self._part(inner[cut + 1 :])))
         return self._part(inner)
+
+    def _split(self) -> Term | None:
+        r"""{n \choose k} and {a \over b}."""
+        for sign, name in (("\\choose", "binom"), ("\\over", "/")):
+            for cut, token in enumerate(self.tokens):
+                if token.text == sign and all(not k < cut < close for k, close in self.partner.items()):
+                    self.place = self.end
+                    return Op(name, (self._part(self.tokens[:cut]), self._part(self.tokens[cut + 1 :])))
+        return None
 
     def _part(self, tokens: list[Token]) -> Term:
         part = Parser(tokens, self.inside)

@@ -5,12 +5,12 @@ compared; nothing is equal because both sides are Opaque, unless they are the sa
 """
 
 import re
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal
 
 from . import units
 from .building import rows
+from .pieces import RELATIONS, aligned, groups_of, inline, pieces_of, shared_relation, word_of
 from .scan import Token, matches, scan
 from .sides import between, clock, compound, depths_of, normal_words, side, spoken, words_of
 from .terms import (
@@ -19,16 +19,12 @@ from .terms import (
     Opaque,
     Quantity,
     Relation,
+    Symbol,
     Term,
     Unreadable,
     Words,
 )
-from .vocabulary import FUNCTIONS
 
-RELATIONS = {
-    **{"=": "=", "<": "<", ">": ">", "\\le": "<=", "\\ge": ">=", "\\ne": "!=", "\\approx": "~", "\\sim": "~"},
-    **{"\\in": "in", "\\notin": "notin", "\\equiv": "==", "\\subset": "in", "\\subseteq": "in"},
-}
 _CONDITIONS = set(
     "for where when whenever if with such provided because since given assuming as while on over".split()
 )
@@ -37,10 +33,8 @@ _FILLER = set(
     "therefore we get have an a our final all and either both namely".split()
 )
 _TABLES = {"cases", "aligned", "align", "gathered", "dcases", "rcases"}
+_POINTS = set("ABDEMNOPQRST")
 _CAPITAL = re.compile(r"[A-Z]")
-_JOINED = re.compile(r"(?:(.+?)[\s,]+(and|or)|(and|or)\s+(.+))")
-_CHOICE = re.compile(r"\(?[A-Z]\)?[.:]?")
-_STRONGEST = [";", "or", "and", "\\cr", ",", "\\quad"]
 
 
 @lru_cache(maxsize=8192)
@@ -50,7 +44,7 @@ def read(text: str, split_thousands: bool = False) -> Term:
     >>> read("x = 5"), read(r"5 \text{ cm}")
     (Relation(sides=(Symbol(name='x'), Number(value=Fraction(5, 1), decimals=None, significant=1, cut=False)), ops=('=',)), Quantity(value=Number(value=Fraction(5, 1), decimals=None, significant=1, cut=False), unit='cm'))
     """
-    tokens = list(_inline(scan(text, split_thousands)))
+    tokens = list(inline(scan(text, split_thousands)))
     while (
         tokens
         and tokens[-1].text
@@ -66,38 +60,6 @@ def read(text: str, split_thousands: bool = False) -> Term:
         raise Unreadable("nested too deep") from None
 
 
-def _inline(tokens: list[Token]) -> Iterator[Token]:
-    r"""\text{13} and \text{(A)} are 13 and (A)."""
-    for place, token in enumerate(tokens):
-        content = token.text.strip()
-        if token.kind != "text":
-            yield token
-        elif not content:
-            continue
-        elif re.search(r"\d|\$", content) or (_CHOICE.fullmatch(content) and place == 0):
-            yield from scan(content)
-        elif content.endswith(":") and len(content) > 2:
-            yield from (Token("text", content[:-1], token.spaced), Token("op", ":"))
-        elif content in FUNCTIONS and content != "min":
-            yield Token("word", content, token.spaced)
-        elif (joint := _JOINED.fullmatch(content)) is not None:
-            yield from (Token("text", part, token.spaced) for part in joint.groups() if part)
-        elif re.fullmatch(r"[^\w\s]+", content):
-            yield Token("op", content, token.spaced)
-        elif content in ("i", "e", "x", "y", "n", "N", "Z", "R", "Q") and place == 0:
-            yield Token("word", content, token.spaced)
-        else:
-            yield token
-
-
-def _word_of(token: Token) -> str:
-    """The first word of a token, or ''."""
-    if token.kind not in ("word", "text"):
-        return ""
-    words = token.text.strip(" ,.;:").lower().split()
-    return words[0] if words else ""
-
-
 def _is_mathematics(tokens: list[Token]) -> bool:
     spoken = tokens[0].kind == "text" or (tokens[0].kind == "word" and len(tokens[0].text) > 1)
     return not spoken and (tokens[0].kind != "word" or len(tokens) > 1)
@@ -109,10 +71,12 @@ def _last_word(token: Token) -> str:
 
 
 def _statement(tokens: list[Token]) -> Term:
+    tokens = _without_remark(tokens)
     depths = depths_of(tokens)
     table = [k for k, token in enumerate(tokens) if token.kind == "begin" and token.text in _TABLES]
     if table and tokens[-1].kind == "end" and matches(tokens)[table[0]] == len(tokens) - 1:
-        cases = _cases(tokens[table[0] + 1 : -1])
+        lines = tokens[table[0] + 1 : -1]
+        cases = _cases(rows(lines) if tokens[-1].text.endswith("cases") else aligned(lines))
         if not table[0]:
             return cases
         return (
@@ -120,7 +84,10 @@ def _statement(tokens: list[Token]) -> Term:
             if tokens[table[0] - 1].text == "="
             else Opaque("cases")
         )
-    pieces, joints = _pieces(tokens, depths)
+    quantified = _quantified(tokens, depths)
+    if quantified is not None:
+        return quantified
+    pieces, joints = pieces_of(tokens, depths)
     pieces, joints = _answers(pieces, joints)
     if len(pieces) == 1:
         return item(pieces[0])
@@ -128,7 +95,7 @@ def _statement(tokens: list[Token]) -> Term:
         return item(tokens)
     for outer in (";", "\\cr", "or", "and"):
         if outer in joints and len(set(joints)) > 1:
-            groups = _groups(pieces, joints, outer)
+            groups = groups_of(pieces, joints, outer)
             lengths = {len(group) for group in groups}
             nested = [[item(piece) for piece in group] for group in groups]
             if outer == ";" or (
@@ -137,13 +104,54 @@ def _statement(tokens: list[Token]) -> Term:
                 inner = [g[0] if len(g) == 1 else Listing("list", tuple(g)) for g in nested]
                 return inner[0] if len(inner) == 1 else Listing("list", tuple(inner), "or")
     joint: Literal[",", "and", "or"] = "or" if "or" in joints else "and" if "and" in joints else ","
-    return Listing("list", tuple(item(piece) for piece in pieces), joint)
+    return Listing("list", tuple(shared_relation([item(piece) for piece in pieces])), joint)
 
 
-def _cases(tokens: list[Token]) -> Term:
+def _without_remark(tokens: list[Token]) -> list[Token]:
+    """'5 (cm)' and '5 (as required)' without the words in brackets."""
+    place = len(tokens) - 1
+    while place and tokens[place - 1].kind in ("word", "text"):
+        place -= 1
+    said = " ".join(token.text for token in tokens[place:-1]).strip()
+    if place < 2 or tokens[-1].text != ")" or tokens[place - 1].text != "(" or len(said) < 2:
+        return tokens
+    words = (
+        tokens[place].kind == "text" or (len(said) > 3 and place < len(tokens) - 2) or units.is_short(said)
+    )
+    return tokens[: place - 1] if words and tokens[place - 2].kind != "word" else tokens
+
+
+def _labelled_point(tokens: list[Token]) -> Term | None:
+    r"""A(1, 2) and \text{centre } (1, 2): a point with its name. C(5, 2) is a number of choices."""
+    label, closes = tokens[0], matches(tokens).get(1)
+    named = label.kind == "text" or (label.kind == "word" and label.text in _POINTS)
+    if not named or closes != len(tokens) - 1 or [token.text for token in tokens[1:2]] != ["("]:
+        return None
+    point = item(tokens[1:])
+    if not isinstance(point, Listing) or point.kind != "tuple":
+        return None
+    name: Term = Symbol(label.text) if label.kind == "word" else Words(normal_words(label.text))
+    return Relation((name, point), ("=",))
+
+
+def _quantified(tokens: list[Token], depths: list[int]) -> Term | None:
+    r"""\forall x > 0, x^2 > 0: the quantifier, what it runs over, and what holds there."""
+    if tokens[0].text not in ("\\forall", "\\exists"):
+        return None
+    for place, token in enumerate(tokens):
+        if not depths[place] and (
+            token.text in (",", ":", "\\quad") or token.text.strip() in ("such that", "s.t.")
+        ):
+            if 1 < place < len(tokens) - 1:
+                domain, rest = tokens[1:place], tokens[place + 1 :]
+                return Listing("tuple", (Words(tokens[0].text[1:]), item(domain), _statement(rest)))
+    return None
+
+
+def _cases(lines: list[list[list[Token]]]) -> Term:
     """The rows of a brace: equations, or values with their conditions."""
     found: list[Term] = []
-    for row in rows(tokens):
+    for row in lines:
         cells = [_bare_condition(cell) for cell in row]
         filled = [cell for cell in cells if cell]
         found.append(
@@ -155,7 +163,7 @@ def _cases(tokens: list[Token]) -> Term:
 
 
 def _bare_condition(cell: list[Token]) -> list[Token]:
-    while cell and (_word_of(cell[0]) in _CONDITIONS or cell[0].text == ","):
+    while cell and (word_of(cell[0]) in _CONDITIONS or cell[0].text == ","):
         cell = cell[1:]
     while cell and cell[-1].text in (",", ";", "."):
         cell = cell[:-1]
@@ -164,16 +172,6 @@ def _bare_condition(cell: list[Token]) -> list[Token]:
 
 def _binds(term: Term) -> bool:
     return isinstance(term, Relation) and term.ops == ("=",)
-
-
-def _groups(pieces: list[list[Token]], joints: list[str], outer: str) -> list[list[list[Token]]]:
-    groups = [[pieces[0]]]
-    for joint, piece in zip(joints, pieces[1:], strict=True):
-        if joint == outer:
-            groups.append([piece])
-        else:
-            groups[-1].append(piece)
-    return groups
 
 
 def _answers(pieces: list[list[Token]], joints: list[str]) -> tuple[list[list[Token]], list[str]]:
@@ -209,7 +207,7 @@ def _without_condition(tokens: list[Token], first: bool) -> list[Token]:
             spoken = first and all(
                 before.kind in ("word", "text") for before in tokens[:place]
             )  # 'the values for a are'
-            if (_word_of(token) in _CONDITIONS and not spoken) or token.text in ("\\forall", "\\because"):
+            if (word_of(token) in _CONDITIONS and not spoken) or token.text in ("\\forall", "\\because"):
                 end = place
                 break
     if end and tokens[end - 1].text == ")" and end > 2:
@@ -227,40 +225,6 @@ def _is_domain(piece: list[Token]) -> bool:
     return runs and any(text.startswith("\\mathbb") or text in ("Z", "N", "R") for text in texts[-4:])
 
 
-def _pieces(tokens: list[Token], depths: list[int]) -> tuple[list[list[Token]], list[str]]:
-    """The parts between separators outside brackets, and the separators; 'and' and 'or' beside a comma win."""
-    pieces: list[list[Token]] = []
-    joints: list[str] = []
-    current: list[Token] = []
-    pending = ""
-    for token, depth in zip(tokens, depths, strict=True):
-        joint = "" if depth else _joint(token)
-        if not joint:
-            if pending and pieces and not current:
-                joints.append(pending)
-                pending = ""
-            current.append(token)
-            continue
-        if current:
-            pieces.append(current)
-            current = []
-        pending = min(pending or joint, joint, key=_STRONGEST.index)
-    if current:
-        pieces.append(current)
-    if not pieces:
-        raise Unreadable("separators alone")
-    return pieces, joints
-
-
-def _joint(token: Token) -> str:
-    if token.kind == "op":
-        return {"\\wedge": "and", "\\vee": "or", "&": "and"}.get(
-            token.text, token.text if token.text in _STRONGEST else ""
-        )
-    word = token.text.strip(" ,.;:~").lower() if token.kind in ("text", "word") else ""
-    return {"and": "and", "or": "or", "y": "" if token.kind == "word" else "and"}.get(word, "")
-
-
 def inside(tokens: list[Token]) -> Term:
     """What stands in a bracket: items with commas between, or `x | condition`."""
     if not tokens:
@@ -271,7 +235,7 @@ def inside(tokens: list[Token]) -> Term:
             if token.text != "|" or not any(t.text == "|" for t in tokens[place + 1 :]):
                 return Builder(item(tokens[:place]), _statement(tokens[place + 1 :]))
             break
-    pieces, _ = _pieces(tokens, depths)
+    pieces, _ = pieces_of(tokens, depths)
     return item(pieces[0]) if len(pieces) == 1 else Listing("list", tuple(item(piece) for piece in pieces))
 
 
@@ -279,12 +243,15 @@ def item(tokens: list[Token]) -> Term:
     """One answer of a list: a relation, a labelled value, a ratio, a time, words, or a value."""
     while (
         len(tokens) > 1
-        and _word_of(tokens[0]) in _FILLER
+        and word_of(tokens[0]) in _FILLER
         and not (tokens[0].kind == "word" and len(tokens[0].text) == 1)
     ):
         tokens = tokens[1:]
         while len(tokens) > 1 and tokens[0].text in (",", ":"):
             tokens = tokens[1:]
+    point = _labelled_point(tokens) if len(tokens) > 5 else None
+    if point is not None:
+        return point
     text = "".join(token.text for token in tokens).replace(" ", "")
     time = clock(text.lower())
     if time is not None:
@@ -333,7 +300,9 @@ def item(tokens: list[Token]) -> Term:
         )
         if (
             choice
-            or all(token.kind in ("word", "text") for token in label)
+            or all(
+                token.kind in ("word", "text") or (k and token.kind == "num") for k, token in enumerate(label)
+            )
             and len(spoken(label).strip()) > 1
         ):
             return Relation((Words(normal_words(spoken(label))), item(tokens[cuts[0] + 1 :])), ("=",))

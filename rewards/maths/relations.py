@@ -46,6 +46,8 @@ def compare_relations(c: Comparer, gold: Term, answer: Term) -> bool | None:
     if is_set(relation) or (is_set(other) and bound is None):
         return c.sets(gold, answer)
     if relation.ops == ("==",) and isinstance(relation.sides[1], Op) and relation.sides[1].name == "pmod":
+        if isinstance(other, Op) and other.name == "pmod":
+            return _in_order(c, relation is gold, relation.sides[1], other)
         return _in_order(c, relation is gold, relation.sides[1].args[0], other)
     solved = _solved(c, relation, other)
     if solved is not None:

@@ -16,7 +16,16 @@ MAX_NESTING = 60
 
 _UNICODE = {
     **dict.fromkeys("−–—‐‑", "-"),
-    **{"×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "∙": r"\cdot ", "•": r"\cdot ", "÷": "/", "∕": "/"},
+    **{
+        "×": r"\times ",
+        "⋅": r"\cdot ",
+        "·": r"\cdot ",
+        "∙": r"\cdot ",
+        "•": r"\cdot ",
+        "÷": "/",
+        "∕": "/",
+        "⁄": "/",
+    },
     **{
         "√": r"\sqrt ",
         "∛": r"\sqrt[3]",
@@ -99,6 +108,7 @@ _UNICODE = {
         "⁻": "^-",
         "℃": r"^\circ C",
         "℉": r"^\circ F",
+        "¢": r"\text{ cents}",
         "€": r"\euro ",
         "£": r"\pounds ",
         "¥": r"\yen ",
@@ -117,12 +127,13 @@ _TRANSLATE = str.maketrans({**_UNICODE, **{sign: f"\\{name} " for sign, name in 
 
 _ROWS = re.compile(r"\\begin\s*\{|\\\\\s*\[")
 _DOUBLED = re.compile(r"\\\\(?=[a-zA-Z{}()\[\],;!%$|])")
+_BARS = re.compile(r"\\(left|right)\s*(?:\||\\[lr]?vert(?![a-zA-Z]))")
 _SIZES = re.compile(
     r"\\(?:left|right|[bB]ig{1,2}[lrm]?|middle)\s*\.(?!\d)|\\(?:left|right|middle|[bB]ig{1,2}[lrm]?|displaystyle|textstyle"
-    r"|scriptstyle|limits|nolimits|rm|bf|it|nonumber|hfill|noindent|strut|boxed|fbox|underline|large|Large|LARGE|small|huge|qed|blacksquare|square|phantom\s*\{[^{}]*\})(?![a-zA-Z])"
+    r"|scriptstyle|limits|nolimits|rm|bf|it|nonumber|hfill|noindent|strut|num|boxed|fbox|underline|large|Large|LARGE|small|huge|qed|blacksquare|square|phantom\s*\{[^{}]*\})(?![a-zA-Z])"
 )
 _THOUSANDS = re.compile(
-    r"(?<=\d)(?:,\s?\\!\s?|\{,\}\s?(?:\\!)?\s?|\\,\s?|\\ |~|\\;|\\:|\\text\{\s\})(?=\d{3}(?!\d))"
+    r"(?<=\d)(?:(?:\\!)?,\s?\\!\s?|\{,\}\s?(?:\\!)?\s?|\\,\s?|\\ |~|\\;|\\:|\\text\{\s\})(?=\d{3}(?!\d))"
 )
 _BRACED_ROWS = re.compile(
     r"\\left\s*\\\{\s*\\begin\s*\{array\}\s*(?:\{[lcr\s]*\})?(.*?)\\end\s*\{array\}\s*\\right\s*\.?",
@@ -130,6 +141,13 @@ _BRACED_ROWS = re.compile(
 )
 _DECIMAL_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d)")
 _CHOSEN = re.compile(r"(?:\{\s*\})?_\s*\{?(\d+)\}?\s*C\s*_\s*\{?(\d+)\}?")
+_CHOSEN_ABOVE = re.compile(r"(?<![\w)}\]])(?:\{\s*\})?\^\s*\{?(\d+)\}?\s*C\s*_\s*\{?(\d+)\}?")
+_DOMAIN = re.compile(
+    r"\\in\s*(?:\\(?:mathbf|mathrm|bf|rm)\s*)?(?:\{\s*([RZNQ])\s*\}|([RZNQ]))(?![a-zA-Z_{(])"
+)
+_UNIT_POWER = re.compile(r"(\\(?:text|mathrm|mbox)\s*\{[^{}]*\^)\{(-?\d)\}")
+_HTML = re.compile(r"<(su[bp])>([^<>]{1,60})</\1>")
+_OUTWARD = re.compile(r"([\[\](])([^\[\]]*,[^\[\]]*)([\[\])])")
 _COLORS = re.compile(r"\\(?:color|textcolor|colorbox)\s*(?:\[[^\]]*\])?\{[^{}]*\}")
 _RUPEES = re.compile(r"\bRs\b\.?\s*")
 _GLUED = re.compile(r"\\q?quad(?=[a-zA-Z])")
@@ -137,7 +155,7 @@ _SPACED = re.compile(r"(?<![\d.,\w\\^_/])\d{1,3}(?: \d{3})+(?![\d\w.]*\d)")
 _SPACES = re.compile(
     r"\\[,;:! >]|\\(?=[\s])|~|\\(?:hspace|vspace|hskip)\*?\s*\{[^{}]*\}|\\(?:thinspace|enspace|null)\b"
 )
-_COMMAS = re.compile(r"(?<![\d.])(?<!\d,)\d{1,3}(?:,\d{3})+(?!,?\d)")
+_COMMAS = re.compile(r"(?<![\d.])(?<!\d,)[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)")
 _FONT = (
     r"\\(?P<font>text(?:bf|it|rm|sf|tt|normal|sc|up)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathtt|mathnormal|mathcal|mathbb"
     r"|mathfrak|mathscr|operatorname\*?|boldsymbol|bm|mathop)\s*(?:\{(?P<words>[^{}]*)\}|(?P<letter>[A-Za-z0-9])(?![a-zA-Z]))"
@@ -149,7 +167,7 @@ _TOKEN = re.compile(
     | \\(?P<env>begin|end)\s*\{{(?P<name>[a-zA-Z]+)\*?\}}(?:\s*\{{[lcr|\s]*\}})?
     | (?P<cmd>\\[a-zA-Z]+|\\\\|\\[^a-zA-Z])
     | (?P<rep>\d*\.\d*(?:(?:\\overline|\\bar|\\dot)\s*\{{?\d+\}}?|\(\d+\)(?![\d\w(])))
-    | (?P<cut>\d*\.\d+(?:\.{3}|\\[lc]?dots(?![a-z])))
+    | (?P<cut>\d*\.\d+(?:\.{{3}}|\\[lc]?dots(?![a-z])))
     | (?P<num>(?:\d+\.\d+|\.\d+|\d+\.(?=/)|\d+)(?:[eE][-+]?\d+(?![\w.]))?)
     | (?P<word>[^\W\d_]+)
     | (?P<op>\*\*|<=|>=|=<|!=|==|:=|=>|<>|->|\.\.\.|'+|.)
@@ -164,7 +182,7 @@ _ALIASES = {
     **{"\\geq": "\\ge", "\\geqslant": "\\ge", "\\geqq": "\\ge", ">=": "\\ge", "\\neq": "\\ne", "!=": "\\ne", "<>": "\\ne"},
     **{":=": "=", "==": "=", "\\simeq": "\\approx", "\\cong": "\\approx", "\\doteq": "\\approx", "**": "^"},
     **{"\\ast": "*", "\\star": "*", "\\lbrace": "\\{", "\\rbrace": "\\}", "\\lbrack": "[", "\\rbrack": "]"},
-    **{"\\lvert": "|", "\\rvert": "|", "\\vert": "|", "\\|": "|", "\\lVert": "|", "\\rVert": "|", "\\Vert": "|"},
+    **{"\\vert": "|", "\\|": "|", "\\lVert": "|", "\\rVert": "|", "\\Vert": "|"},
     **{"\\varphi": "\\phi", "\\varepsilon": "\\epsilon", "\\vartheta": "\\theta", "\\varrho": "\\rho"},
     **{"\\varnothing": "\\emptyset", "\\degree": "\\circ", "\\textdegree": "\\circ", "\\textcirc": "\\circ", "\\dots": "\\ldots", "\\cdots": "\\ldots", "...": "\\ldots"},
     **{"\\dotsc": "\\ldots", "\\dotsb": "\\ldots", "\\vdots": "\\ldots", "\\lor": "\\vee", "\\land": "\\wedge"},
@@ -175,9 +193,26 @@ _ALIASES = {
     **{"\\ctg": "\\cot", "\\arctg": "\\arctan", "\\colon": ":", "\\divides": "\\mid", "\\infin": "\\infty"},
 }  # fmt: skip
 _DELIMITERS = {r"\(", r"\)", r"\[", r"\]", r"\nonumber", r"\tag"}
+_RAISED = {
+    "pi",
+    "th",
+    "st",
+    "nd",
+    "rd",
+    "circ",
+    "sin",
+    "cos",
+    "tan",
+    "ln",
+    "log",
+    "exp",
+    "sqrt",
+    "inf",
+    "infty",
+}
 _DEGREES = {"o", "circ", r"\circ", "0"}
-_OPENERS = {"(", "[", "{", "\\{", "\\lfloor", "\\lceil", "\\langle"}
-_CLOSERS = {")", "]", "}", "\\}", "\\rfloor", "\\rceil", "\\rangle"}
+_OPENERS = {"(", "[", "{", "\\{", "\\lvert", "\\lfloor", "\\lceil", "\\langle"}
+_CLOSERS = {")", "]", "}", "\\}", "\\rvert", "\\rfloor", "\\rceil", "\\rangle"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +247,7 @@ def scan(text: str, split_thousands: bool = False) -> list[Token]:
         token = _token(match, spaced)
         if tokens and tokens[-1].text == "." and token.text in _CLOSERS:
             tokens.pop()
-        tokens.append(token)
+        tokens += _of_one_letter(token) if tokens and tokens[-1].text == "^" else [token]
         spaced = False
     if len(tokens) > MAX_TOKENS:
         raise Unreadable(f"{len(tokens)} symbols")
@@ -231,17 +266,41 @@ def unify(text: str) -> str:
         text = text.replace("\x00", r"\$ ")
     if "_" in text:
         text = _CHOSEN.sub(r"\\binom{\1}{\2}", text)
-    if "\\" not in text and "{,}" not in text:
+        text = _CHOSEN_ABOVE.sub(r"\\binom{\1}{\2}", text)
+    if "<su" in text:
+        text = _HTML.sub(lambda match: f"{'^' if match[1] == 'sup' else '_'}{{{match[2]}}}", text)
+    if "]" in text or "[" in text:
+        text = _inward(text)
+    if "\\" not in text and "{,}" not in text and "~" not in text:
         return text
     if "\\\\" in text and not _ROWS.search(text):
         text = _DOUBLED.sub(r"\\", text)
+    text = _DOMAIN.sub(r"\\in \\mathbb{\1\2}", text)
+    if "^" in text:
+        text = _UNIT_POWER.sub(r"\1\2", text)
     text = _GLUED.sub(r"\\quad ", text.replace("\\\\", r"\cr "))
     if "color" in text:
         text = _COLORS.sub(" ", text)
     text = _BRACED_ROWS.sub(r"\\begin{cases}\1\\end{cases}", text)
     text = _DECIMAL_COMMA.sub(".", _THOUSANDS.sub("", text))
+    if "|" in text:
+        text = _BARS.sub(lambda match: f"\\{match[1][0]}vert ", text)
     text = _SIZES.sub(" ", text)
     return _SPACES.sub(" ", text)
+
+
+def _inward(text: str) -> str:
+    """]0, 1[ as (0, 1): an open end may be written as a bracket that looks away."""
+    depth = 0
+    for sign in text:
+        depth += (sign in "([") - (sign in ")]")
+        if depth < 0:
+            break
+    if depth == 0:
+        return text
+    return _OUTWARD.sub(
+        lambda match: ("[" if match[1] == "[" else "(") + match[2] + ("]" if match[3] == "]" else ")"), text
+    )
 
 
 def matches(tokens: list[Token]) -> dict[int, int]:
@@ -263,6 +322,13 @@ def matches(tokens: list[Token]) -> dict[int, int]:
     if opened:
         raise Unreadable(f"{tokens[opened[-1]].text} is never closed")
     return found
+
+
+def _of_one_letter(token: Token) -> list[Token]:
+    """In x^ab only the a is raised, as in LaTeX; pi, sin and th are one word there too."""
+    if token.kind != "word" or len(token.text) < 2 or token.text.lower() in _RAISED:
+        return [token]
+    return [Token("word", token.text[0], token.spaced), Token("word", token.text[1:])]
 
 
 def _token(match: re.Match[str], spaced: bool) -> Token:

@@ -6,10 +6,25 @@ from fractions import Fraction
 from typing import Literal
 
 from . import units
+from .building import signed
 from .digits import number
+from .numerals import spoken_number
 from .parse import Parser
 from .scan import Token, matches
-from .terms import Based, Clock, Combination, Number, Op, Opaque, Quantity, Ratio, Term, Unreadable, Words
+from .terms import (
+    Based,
+    Clock,
+    Combination,
+    Number,
+    Op,
+    Opaque,
+    Quantity,
+    Ratio,
+    Symbol,
+    Term,
+    Unreadable,
+    Words,
+)
 from .vocabulary import FUNCTIONS
 
 Inside = Callable[[list[Token]], Term]
@@ -34,18 +49,18 @@ _CHANGES = re.compile(
 _CLOSES = re.compile(
     r"(?:is|are) (?:the |our |my |an? )?(?:only |final |correct |right )?(?:answers?|solutions?|results?|values?|correct)\b"
 )
-_ENDS = {")", "}", "]", "\\}", "%", "\\%", "|", "!", "\\circ", "\\infty", "\\pi", "'"}
+_ENDS = {"\\rvert", ")", "}", "]", "\\}", "%", "\\%", "|", "!", "\\circ", "\\infty", "\\pi", "'"}
 _CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::00)?([ap])?\.?(?:m\.?)?")
 _HOUR = re.compile(r"(\d{1,2})([ap])\.?m\.?")
 _BASED = re.compile(r"\(?(-?[0-9A-Z]+(?:\.\d+)?)\)?_\{?\(?(\d+|[a-z]+)\)?\}?")
-_NUMERALS = dict(
-    zip(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-        "eighteen nineteen twenty".split(),
-        range(21),
-        strict=True,
-    )
-)
+_DOMAINS = {"all integers": "\\mathbb{Z}", "integers": "\\mathbb{Z}", "all rational numbers": "\\mathbb{Q}"}
+_INFINITE = {
+    "infinity": 1,
+    "positive infinity": 1,
+    "plus infinity": 1,
+    "negative infinity": -1,
+    "minus infinity": -1,
+}
 
 
 def clock(text: str) -> Clock | None:
@@ -68,8 +83,15 @@ def spoken(tokens: list[Token]) -> str:
 def words_of(tokens: list[Token]) -> Term | None:
     """Words that are no variables; None: short letters that may be a product, as in `xy`."""
     text = normal_words(spoken(tokens))
-    if text in _NUMERALS:
-        return Number(Fraction(_NUMERALS[text]))
+    counted = spoken_number(text)
+    if counted is not None:
+        return Number(counted)
+    if text in _DOMAINS:
+        return Symbol(_DOMAINS[text])
+    if text in _INFINITE:
+        return signed("+" if _INFINITE[text] > 0 else "-", Symbol("oo"))
+    if not any(token.kind == "text" or len(token.text) > 1 for token in tokens):
+        return None
     if any(token.kind == "text" for token in tokens) or len(tokens) > 1:
         return Words(text)
     word = tokens[0].text
@@ -123,7 +145,7 @@ def compound(tokens: list[Token]) -> Term | None:
 def _side(tokens: list[Token], inside: Inside) -> Term:
     based = _BASED.fullmatch("".join(token.text for token in tokens).replace(" ", ""))
     if based is not None and re.search(r"\d", based[1]):
-        base = int(based[2]) if based[2].isdigit() else _NUMERALS.get(based[2], 0)
+        base = int(based[2]) if based[2].isdigit() else int(spoken_number(based[2]) or 0)
         if not 2 <= base <= 36:
             return Opaque(based[0])
         return Based(based[1], base)

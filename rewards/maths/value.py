@@ -19,6 +19,8 @@ MAX_TOGETHER = 400
 _ROUGH = 1e-6
 """Floats further apart than this, in units of the largest number on the way, are different values."""
 _TRIALS = 7
+_NEAR_ZERO = {10: (0.05, 0.45), 11: (0.3, 0.9), 12: (-0.8, -0.1)}
+r"""Trials between -1 and 1, for what is defined in no other place: the arcsine of \\sqrt{a}."""
 _WHOLE_TRIALS = {1: (3, 10), 3: (2, 10), 5: (3, 10), 6: (2, 10), 7: (21, 80), 8: (100, 800), 9: (1001, 5000)}
 """Trials with whole numbers: from where and how far. They are odd and even by turns; the large ones are for floors only."""
 _STEPPED = {"floor", "ceil", "mod"}
@@ -57,7 +59,9 @@ def agree(left: Term, right: Term, natural: bool = True) -> bool | None:
     seen = 0
     # Rounding on both sides is about whole numbers: the ceiling of n/2 is the floor of (n+1)/2.
     whole = bool(operations(left) & _STEPPED and operations(right) & _STEPPED)
-    for trial in _WHOLE_TRIALS if whole else range(_TRIALS):
+    for trial in _WHOLE_TRIALS if whole else (*range(_TRIALS), *_NEAR_ZERO):
+        if trial in _NEAR_ZERO and seen > 1:
+            break
         try:
             equal = _agree_exactly(left, right, names, trial)
             if equal is None:
@@ -127,7 +131,7 @@ def _point(names: list[str], trial: int) -> dict[str, Any]:
                 number += 2
             point[name] = number
         else:
-            low, high = {0: (0.25, 0.95), 2: (1.1, 3.7), 4: (-3.0, 3.0)}[trial]
+            low, high = {0: (0.25, 0.95), 2: (1.1, 3.7), 4: (-3.0, 3.0), **_NEAR_ZERO}[trial]
             point[name] = low + share * (high - low)
     return point
 

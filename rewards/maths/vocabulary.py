@@ -27,7 +27,7 @@ ACCENTS = set(
     "overline vec hat bar tilde dot ddot overrightarrow widehat widetilde angle triangle measuredangle overarc arc "
     "overset stackrel".split()
 )
-FENCES = {"\\lfloor": ("\\rfloor", "floor"), "\\lceil": ("\\rceil", "ceil")}
+FENCES = {"\\lvert": ("\\rvert", "abs"), "\\lfloor": ("\\rfloor", "floor"), "\\lceil": ("\\rceil", "ceil")}
 MATRICES = {"matrix", "pmatrix", "bmatrix", "Bmatrix", "array", "smallmatrix"}
 LISTED = {"gcd", "lcm", "max", "min", "det"}
 CALLED = {"f", "g", "h"}

@@ -63,7 +63,7 @@ def test_the_last_box_is_read_with_all_that_is_nested_in_it(text: str, expected:
 def test_boxes_joined_by_and_or_a_comma_are_one_answer() -> None:
     assert last_answer(r"$\boxed{1}$, $\boxed{2} \quad \text{and} \quad \boxed{3}$") == "1, 2, 3"
     assert last_answer(r"\boxed{1} is wrong and then \boxed{2}") == "2"
-    assert last_answer(r"\boxed{1}\boxed{2}") == "2"
+    assert last_answer("\\boxed{1}\n\\boxed{2}") == "2"
 
 
 def test_a_megabyte_of_braces_is_read_in_one_pass() -> None:
@@ -363,7 +363,7 @@ def test_gold_answers_without_a_box_are_found_in_a_sentence(name: str, limit: in
 
 @pytest.mark.slow
 def test_math_verdicts_on_the_hand_labelled_pairs_do_not_get_worse() -> None:
-    """Information with a floor: 463 of 481 without a false positive when this was written (math-verify alone: 423, 11)."""
+    """Information with a floor: 476 of 481 without a false positive when this was written (math-verify alone: 423, 11)."""
     cases = [c for c in rows("equiv_cases") if c["kind"] == "answer" and not c["disputed"]]
     items = [
         (Prompt(id=c["id"], token_ids=[], reference=c["gold"]), f"\\boxed{{{c['pred']}}}") for c in cases
@@ -377,4 +377,4 @@ def test_math_verdicts_on_the_hand_labelled_pairs_do_not_get_worse() -> None:
     print(
         f"\n{right} of {len(cases)} right, {len(wrong_ones)} false positives, {skipped} skipped, {pool.timeouts} timed out"
     )
-    assert right >= 460 and len(wrong_ones) <= 1
+    assert right >= 472 and len(wrong_ones) <= 1
