@@ -6,10 +6,11 @@ has the default of FamilyConfig.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from rlkit.algo_config import AlgoConfig, Baseline, FamilyConfig, Level, Normalizer, Scale
 from rlkit.algo_own import SkpoConfig, SpoConfig, VinePpoConfig
+from rlkit.errors import require
 from rlkit.types import Surrogate
 
 
@@ -266,6 +267,27 @@ class WReinforceConfig(FamilyConfig):
     """lambda, the weight of right answers. 1: REINFORCE."""
     normalizer: Normalizer = "token"
     """Mean over all tokens."""
+    schedule: Literal["constant", "stage"] = "constant"
+    """stage: lower positive_weight when exploitation has ended, as read off the right answers' token probabilities."""
+    stage_positive_weight: float = 0.0
+    """What it is lowered to."""
+
+    def __post_init__(self) -> None:
+        FamilyConfig.__post_init__(self)
+        late = self.stage_positive_weight
+        require(
+            self.schedule == "constant" or (0 <= late < self.positive_weight and self.negative_weight > 0),
+            "algo.schedule",
+            self.schedule,
+            f"constant, with algo.positive_weight = {self.positive_weight:g}, stage_positive_weight = {late:g} and "
+            f"negative_weight = {self.negative_weight:g}: stage lowers the weight of positives and leaves the negatives",
+        )
+        require(
+            self.schedule == "stage" or late == 0,
+            "algo.stage_positive_weight",
+            late,
+            "0 with algo.schedule = constant: it is not used",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

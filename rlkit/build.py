@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rlkit.algo_config import AlgoConfig, FamilyConfig
 from rlkit.algo_own import SkpoConfig, SpoConfig, VinePpoConfig
-from rlkit.algo_presets import ALGO_CONFIGS
+from rlkit.algo_presets import ALGO_CONFIGS, WReinforceConfig
 from rlkit.config import (
     DataConfig,
     ModelConfig,
@@ -87,6 +87,11 @@ def make_algorithm(cfg: AlgoConfig, sampling: "Sampling") -> "Algorithm":
     from rlkit.algos.spo import Spo
     from rlkit.algos.vineppo import VinePpo
 
+    if isinstance(cfg, WReinforceConfig) and cfg.schedule == "stage":
+        from rlkit.algos.staged import Staged
+        from rlkit.analysis.stages import detect
+
+        return Staged(cfg, sampling, detect)
     kinds: dict[type[AlgoConfig], type[Algorithm]] = {
         FamilyConfig: Family,
         SkpoConfig: Skpo,

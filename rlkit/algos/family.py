@@ -64,6 +64,11 @@ class Family(Stateless):
             for credit in self._credits(g, rollouts, group)
         ]
 
+    @property
+    def positive_weight(self) -> float:
+        """Of the present step; a schedule may lower it (rlkit/algos/staged.py)."""
+        return self.cfg.positive_weight
+
     def _reward(self, rollout: Rollout) -> float:
         score = float(rollout.value or 0.0)
         return (2 * score - 1 if self.cfg.signed_rewards else score) + self._punishment(rollout)
@@ -78,7 +83,7 @@ class Family(Stateless):
         return [
             Credit(
                 rollout=rollout,
-                advantages=[a * (cfg.positive_weight if a > 0 else cfg.negative_weight)]
+                advantages=[a * (self.positive_weight if a > 0 else cfg.negative_weight)]
                 * len(rollout.completion_ids),
                 weight=weight,
                 share=share,

@@ -52,6 +52,7 @@ OWN: dict[str, dict[str, Any]] = {
         "reward": RewardConfig(name="tests.verdicts:Uneven", workers=0),
     },
     "spo": {"algo_changes": {"num_generations": 1, "initial_samples": 2}, "prompts_per_step": 5},
+    "w_reinforce": {"algo_changes": {"schedule": "stage", "positive_weight": 0.5}},
     "vineppo": {  # half of the byte tokenizer's tokens are no text by themselves, and read as U+FFFD
         "algo_changes": {"num_continuations": 2, "max_steps": 3, "step_separator": "\ufffd"}
     },
@@ -166,7 +167,9 @@ def test_another_seed_is_another_run(whole: tuple[str, Path], model: Path, tmp_p
     assert facts(tmp_path, range(1, 2))["rollouts"][0] != facts(whole[1])["rollouts"][0]
 
 
-@pytest.mark.parametrize("whole", ["grpo", "gspo_n", "skpo", "dapo", "spo", "vineppo"], indirect=True)
+@pytest.mark.parametrize(
+    "whole", ["grpo", "gspo_n", "skpo", "dapo", "spo", "vineppo", "w_reinforce"], indirect=True
+)
 def test_two_steps_and_a_resume_are_the_run_that_never_stopped(
     whole: tuple[str, Path], model: Path, tmp_path: Path
 ) -> None:
