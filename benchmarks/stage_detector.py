@@ -207,11 +207,9 @@ def offline(judged: Sequence[Judged], truth: str, point: str) -> dict[str, float
     errors = [abs(turn.step - true) for turn, true in pairs]
     return {
         "runs_with": len(there),
-        "found": len(pairs) / len(there) if there else float("nan"),
+        "found": len(pairs) / len(there) if there else 0.0,
         "runs_without": len(absent),
-        "false": sum(getattr(j.found, point) is not None for j in absent) / len(absent)
-        if absent
-        else float("nan"),
+        "false": sum(getattr(j.found, point) is not None for j in absent) / len(absent) if absent else 0.0,
         "median_error": statistics.median(errors),
         "p90_error": float(np.quantile(errors, 0.9)),
         "median_relative": statistics.median(
@@ -237,10 +235,9 @@ def online(judged: Sequence[Judged]) -> dict[str, float]:
         if (t := j.truths["the run's"]).saturated_from is not None
     ]
     late = [found - true for found, true in flat if found is not None and true is not None]
-    rising = [j.saturated for j in judged if j.truths["the run's"].saturated_from is None]
     return {
         "too_early": sum(a is not None and a < (t.turns.t_max1 or 0) for a, t in turning) / len(turning),
-        "false_without": sum(a is not None for a in staying) / len(staying) if staying else float("nan"),
+        "false_without": sum(a is not None for a in staying) / len(staying) if staying else 0.0,
         "never": sum(a is None for a, _ in turning) / len(turning),
         "median_delay": statistics.median(delays),
         "median_delay_since_visible": statistics.median(visible),
@@ -249,12 +246,15 @@ def online(judged: Sequence[Judged]) -> dict[str, float]:
         "saturation_delay": statistics.median(late),
         "saturation_delay_p5": float(np.quantile(late, 0.05)),
         "saturation_delay_p95": float(np.quantile(late, 0.95)),
-        "not_saturating": len(rising),
-        "saturation_false": sum(s is not None for s in rising) / len(rising) if rising else float("nan"),
+        "saturation_too_early": statistics.fmean(x < 0 for x in late),
     }
 
 
 def main(args: StageDetector) -> None:
+    if args.settings < 10:
+        raise SystemExit(
+            f"--settings {args.settings}: expected at least 10, or there are no shares to speak of"
+        )
     rng = np.random.default_rng(args.seed)
     settings = chosen(rng, args.settings)
     console = Console(stderr=True)
@@ -326,7 +326,7 @@ def _print(args: StageDetector, rows: Sequence[dict[str, Any]], alarms: dict[str
         )
     console.print(table)
     table = Table(title="the same, for `saturated`: does the high-reward mass rise no more?")
-    for column in ("runs", "with", "found", "delay, median [5 % .. 95 %]", "without", "false"):
+    for column in ("runs", "with", "found", "too early", "delay, median [5 % .. 95 %]"):
         table.add_column(column)
     for kind, numbers in alarms.items():
         span = f"{numbers['saturation_delay_p5']:.0f} .. {numbers['saturation_delay_p95']:.0f}"
@@ -334,9 +334,8 @@ def _print(args: StageDetector, rows: Sequence[dict[str, Any]], alarms: dict[str
             kind,
             str(numbers["saturating"]),
             f"{numbers['saturation_found']:.0%}",
+            f"{numbers['saturation_too_early']:.0%}",
             f"{numbers['saturation_delay']:.0f} [{span}] steps",
-            str(numbers["not_saturating"]),
-            f"{numbers['saturation_false']:.0%}",
         )
     console.print(table)
     print(

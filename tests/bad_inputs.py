@@ -383,12 +383,41 @@ RUNS = [
         "output: cannot be written (No space left on device); make room",
     ),
 ]
+SIMULATED = [
+    Bad(
+        "probabilities that do not sum to 1",
+        "rlkit simulate --p0 .45,.05,.4",
+        "p0 = 0.45,0.05,0.4: sums to 0.9, expected 1",
+    ),
+    Bad(
+        "more probabilities than rewards",
+        "rlkit simulate --rewards 1,0",
+        "p0 has 3 numbers (0.45,0.05,0.5) and rewards 2 (1,0): expected one probability for each action",
+    ),
+    Bad(
+        "no numbers",
+        "rlkit simulate --rewards 1,x,0",
+        "--rewards '1,x,0': expected numbers separated by commas, as 1,2,3",
+    ),
+    Bad(
+        "algorithm without a bandit",
+        "rlkit simulate --algo skpo",
+        "--algo skpo: not of GRPO's family, so there is no bandit of it; expected one that `rlkit algos` lists with signs, as grpo, "
+        "grpo_n, nsr or w_reinforce",
+    ),
+    Bad(
+        "figure of another kind",
+        "rlkit simulate --figure page.png",
+        "--figure page.png: expected a name that ends in .html",
+    ),
+]
 TABLE = {
     "Flags and TOML": FLAGS,
     "Data": DATA,
     "Model and sampler": MODEL,
     "Your own code": YOURS,
     "Run folders": RUNS,
+    "Simulation": SIMULATED,
 }
 STOPS = [
     Bad(
