@@ -7,7 +7,7 @@ from . import units
 from .digits import number
 from .scan import Token
 from .terms import Number, Op, Term
-from .vocabulary import ACCENTS, CONSTANTS, FENCES, FUNCTIONS, GREEK, SEPARATORS
+from .vocabulary import ACCENTS, CALLED, CONSTANTS, FENCES, FUNCTIONS, GREEK, SEPARATORS
 
 Partners = Mapping[int, int]
 """Place of each opening bracket -> place of its closing one."""
@@ -117,9 +117,31 @@ def is_chosen_number(inner: Sequence[Token], tokens: Sequence[Token], place: int
     )
 
 
-def is_inverse(tokens: Sequence[Token], place: int) -> bool:
+def middle(tokens: Sequence[Token], partner: Partners) -> tuple[str, int]:
+    r"""The \choose or \over between two halves, outside brackets, and its place; ("", 0): there is none."""
+    for place, token in enumerate(tokens):
+        name = {"\\choose": "binom", "\\over": "/"}.get(token.text, "")
+        if name and not any(start < place < close for start, close in partner.items()):
+            return name, place
+    return "", 0
+
+
+def is_call(tokens: Sequence[Token], place: int, word: str) -> bool:
+    """Whether a bracket behind a word holds its arguments: f(x), and I(0), since nobody multiplies by nothing."""
+    texts = [token.text for token in tokens[place : place + 3]]
+    return texts[:1] == ["("] and (word in CALLED or (len(word) == 1 and texts == ["(", "0", ")"]))
+
+
+def is_inverse(tokens: Sequence[Token], place: int, word: str) -> bool:
     """Whether ^{-1}( stands here, as in f^{-1}(x)."""
-    return [token.text for token in tokens[place : place + 6]] == ["^", "{", "-", "1", "}", "("]
+    return word in CALLED and [token.text for token in tokens[place : place + 6]] == [
+        "^",
+        "{",
+        "-",
+        "1",
+        "}",
+        "(",
+    ]
 
 
 def is_index(tokens: Sequence[Token], place: int) -> bool:

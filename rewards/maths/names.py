@@ -99,12 +99,20 @@ def letters_of(relation: Relation) -> frozenset[str]:
     return frozenset().union(*(free_letters(part) for part in relation.sides))
 
 
+def _vanishing_sum(first: Term, last: Term) -> bool:
+    """a + b - c = 0 names nothing 0: it is an equation."""
+    zero = isinstance(last, Number) and not last.value
+    return zero and isinstance(first, Op) and first.name == "+" and len(first.args) > 2
+
+
 def binding(relation: Relation, weak: bool = False) -> tuple[Term, Term] | None:
     """What is named and what it is said to be; None: an equation between variables."""
     first, last = relation.sides[0], relation.sides[-1]
     if relation.ops == ("in",):
         return first, last
     if set(relation.ops) != {"="}:
+        return None
+    if _vanishing_sum(first, last):
         return None
     if is_name(first, weak) and not defined(first) & free_letters(last):
         return first, last

@@ -12,7 +12,6 @@ from .scan import Token, matches
 from .terms import Listing, Number, Op, Symbol, Term, Unreadable
 from .vocabulary import (
     ACCENTS,
-    CALLED,
     CONSTANTS,
     DIVIDE,
     FENCES,
@@ -226,10 +225,10 @@ class Parser:
             return known
         if len(word) > 3 and len(set(word)) < len(word) or len(word) > 5:
             raise Unreadable(f"the word {word!r}")
-        if word in CALLED and ahead.is_inverse(self.tokens, self.place):
+        if ahead.is_inverse(self.tokens, self.place, word):
             self.place += 5
             return Op(f"call:inverse {word}", self._arguments())
-        if word in CALLED and self._peek() == "(" and self._kind() == "op":
+        if ahead.is_call(self.tokens, self.place, word):
             return Op(f"call:{word}", self._arguments())
         if word == "C" and self._peek() == "(" and self._kind() == "op":
             place = self.place
@@ -318,12 +317,11 @@ class Parser:
 
     def _split(self) -> Term | None:
         r"""{n \choose k} and {a \over b}."""
-        for sign, name in (("\\choose", "binom"), ("\\over", "/")):
-            for cut, token in enumerate(self.tokens):
-                if token.text == sign and all(not k < cut < close for k, close in self.partner.items()):
-                    self.place = self.end
-                    return Op(name, (self._part(self.tokens[:cut]), self._part(self.tokens[cut + 1 :])))
-        return None
+        name, cut = ahead.middle(self.tokens, self.partner)
+        if not name:
+            return None
+        self.place = self.end
+        return Op(name, (self._part(self.tokens[:cut]), self._part(self.tokens[cut + 1 :])))
 
     def _part(self, tokens: list[Token]) -> Term:
         part = Parser(tokens, self.inside)

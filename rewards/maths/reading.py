@@ -33,6 +33,11 @@ _FILLER = set(
     "therefore we get have an a our final all and either both namely".split()
 )
 _TABLES = {"cases", "aligned", "align", "gathered", "dcases", "rcases"}
+_SIGNS = {
+    sign: sign
+    for sign in ("<", ">", "=", "\\le", "\\ge", "\\ne", "\\approx", "+", "-", "*", "/", "\\in", "\\subset")
+}
+_SIGNS |= {"\\times": "*", "\\cdot": "*", "\\div": "/", "\\subseteq": "\\subseteq", "\\notin": "\\notin"}
 _POINTS = set("ABDEMNOPQRST")
 _CAPITAL = re.compile(r"[A-Z]")
 
@@ -54,6 +59,8 @@ def read(text: str, split_thousands: bool = False) -> Term:
         tokens.pop()
     if not tokens:
         raise Unreadable("nothing")
+    if len(tokens) == 1 and tokens[0].text in _SIGNS:  # the answer of 'which sign belongs here?'
+        return Words(f"sign {_SIGNS[tokens[0].text]}")
     try:
         return _statement(tokens)
     except RecursionError:
@@ -71,6 +78,8 @@ def _last_word(token: Token) -> str:
 
 
 def _statement(tokens: list[Token]) -> Term:
+    if not tokens:
+        raise Unreadable("nothing")
     tokens = _without_remark(tokens)
     depths = depths_of(tokens)
     table = [k for k, token in enumerate(tokens) if token.kind == "begin" and token.text in _TABLES]

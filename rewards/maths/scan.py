@@ -174,7 +174,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_UNIT_LETTERS = set("mgslhNJWVKL")
+UNIT_LETTERS = set("mgslhNJWVKL")
 _LETTERS = {"mathbb", "mathcal", "mathfrak", "mathscr"}
 _ALIASES = {
     **{"\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\dbinom": "\\binom", "\\tbinom": "\\binom"},
@@ -283,7 +283,7 @@ def unify(text: str) -> str:
         text = _COLORS.sub(" ", text)
     text = _BRACED_ROWS.sub(r"\\begin{cases}\1\\end{cases}", text)
     text = _DECIMAL_COMMA.sub(".", _THOUSANDS.sub("", text))
-    if "|" in text:
+    if "|" in text and len(_BARS.findall(text)) == 2 * text.count("\\left|"):
         text = _BARS.sub(lambda match: f"\\{match[1][0]}vert ", text)
     text = _SIZES.sub(" ", text)
     return _SPACES.sub(" ", text)
@@ -339,7 +339,7 @@ def _token(match: re.Match[str], spaced: bool) -> Token:
             return Token("op", f"\\mathbb{{{content.strip()}}}", spaced)
         if font.startswith(("operatorname", "mathop")):
             return Token("word", content.strip(" ~"), spaced)
-        unit = font == "mathrm" and content.strip() in _UNIT_LETTERS
+        unit = font == "mathrm" and content.strip() in UNIT_LETTERS
         if not font.startswith(("text", "mbox", "hbox")) and len(content.strip()) == 1 and not unit:
             return Token("word" if content.strip().isalpha() else "num", content.strip(), spaced)
         if font == "mathrm" and content.isalpha() and content.isupper() and len(content) > 1:

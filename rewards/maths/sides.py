@@ -10,7 +10,7 @@ from .building import signed
 from .digits import number
 from .numerals import spoken_number
 from .parse import Parser
-from .scan import Token, matches
+from .scan import UNIT_LETTERS, Token, matches
 from .terms import (
     Based,
     Clock,
@@ -162,7 +162,7 @@ def _side(tokens: list[Token], inside: Inside) -> Term:
         tokens = tokens[1:]
     currency = [_CURRENCIES[token.text] for token in tokens if token.text in _CURRENCIES]
     tokens = [token for token in tokens if token.text not in _CURRENCIES]
-    value, unit = _split_unit(tokens)
+    value, unit = _split_unit(tokens, bool(currency))
     term = Parser(value, inside).expression()
     if unit in _PERCENT:
         return Op("%", (term,))
@@ -184,7 +184,7 @@ def _set_sign(tokens: list[Token], place: int) -> Literal["cup", "cap", "minus"]
     return "cup" if token.kind == "word" and token.text in ("U", "u") and between else None
 
 
-def _split_unit(tokens: list[Token]) -> tuple[list[Token], str]:
+def _split_unit(tokens: list[Token], paid: bool) -> tuple[list[Token], str]:
     """The value and the words behind it."""
     texts = [token.text for token in tokens]
     if texts[-1:] in (["C"], ["F"]) and "\\circ" in texts[-3:]:  # degrees of heat, not of angles
@@ -220,7 +220,9 @@ def _split_unit(tokens: list[Token]) -> tuple[list[Token], str]:
         if (
             tokens[place].kind == "word"
             and not _is_word(unit)
-            and not (alone and units.measure(unit) is not None)
+            and not (
+                alone and units.measure(unit) is not None and (paid or len(unit) > 1 or unit in UNIT_LETTERS)
+            )
         ):
             continue
         if _CHANGES.search(unit) and not _CLOSES.match(unit):

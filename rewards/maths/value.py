@@ -15,6 +15,7 @@ from .rational import Undefined, exact
 from .terms import Number, Op, Symbol, Term, TooLarge, Unreadable
 
 MAX_SIGNS = 5
+MAX_DIGITS = 5000
 MAX_TOGETHER = 400
 _ROUGH = 1e-6
 """Floats further apart than this, in units of the largest number on the way, are different values."""
@@ -164,8 +165,29 @@ def _agree_at(left: Term, right: Term, point: Mapping[str, Any], natural: bool, 
         if precision == 0 and gap > _ROUGH * scale:
             return False
         if precision:
-            return bool(gap <= scale * arithmetic(precision).mpf(10) ** (-0.75 * digits))
+            if gap > scale * arithmetic(precision).mpf(10) ** (-0.75 * digits):
+                return False
+            return not gap or _vanishes(left, right, work, digits, gap)
     raise TooLarge("beyond any float")
+
+
+def _vanishes(left: Term, right: Term, work: Evaluation, digits: int, gap: Any) -> bool:
+    """Whether a gap that is small beside the largest number on the way is small beside the values, or shrinks with more digits.
+
+    4**-2016 and 0.2 are far apart, although not beside 4**2016; 0 and sqrt(2) - sqrt(2) are close beside nothing.
+    """
+    size = max(abs(work.of(left)), abs(work.of(right)))
+    if gap <= size * 1e-30:
+        return True
+    more = digits + int(work.context.log10(work.largest / size)) + 1
+    if more > MAX_DIGITS:
+        raise TooLarge("numbers of too different sizes")
+    closer = Evaluation(arithmetic(more), work.point, work.natural)
+    a, b = closer.of(left), closer.of(right)
+    narrower = abs(a - b)
+    return bool(
+        narrower <= max(abs(a), abs(b)) * 1e-30 or narrower <= gap * closer.context.mpf(10) ** (-digits // 2)
+    )
 
 
 def branches(term: Term) -> Iterator[Term]:
