@@ -29,7 +29,7 @@ from math_verify import parse, verify
 from rich.console import Console
 from rich.table import Table
 
-from rlkit.rewards import MathVerifier
+from rlkit.rewards import ChoiceVerifier, MathVerifier
 from rlkit.types import Prompt
 
 Row = dict[str, Any]
@@ -65,6 +65,7 @@ def main(args: Verifiers) -> int:
         for name, found in sets.items()
         for judge in judges
     ]
+    rows += choice_rows(Path(folder))
     show_accuracy(rows)
     timed = {**judges, "math-verify": once_by_math_verify}
     speed = throughput(args, sets, timed) if args.repeats else {}
@@ -96,6 +97,20 @@ def load(folder: Path) -> dict[str, list[Row]]:
             row = {**case, "text": case["completion"], "bare": False}
             sets.setdefault(case["dataset"], []).append(row)
     return dict(sorted(sets.items()))
+
+
+def choice_rows(folder: Path) -> list[dict[str, Any]]:
+    """Multiple choice, by the `choice` verifier: what three models wrote about MMLU-Pro, which math-verify does not read."""
+    packed = gzip.decompress((folder / "graded_completions.jsonl.gz").read_bytes()).decode("utf-8")
+    cases = [json.loads(line) for line in packed.split("\n") if line]
+    verify = ChoiceVerifier()
+
+    def judge(row: Row) -> bool:
+        prompt = Prompt(id=row["id"], token_ids=[], question=row["prompt"], reference=row["gold"])
+        return verify(prompt, row["completion"]).value == 1.0
+
+    found = [case for case in cases if case["dataset"] == "MMLU-Pro"]
+    return [{"set": "MMLU-Pro", "verifier": "rlkit (choice)", **accuracy(found, judge)}]
 
 
 def by_rlkit(verifier: MathVerifier, row: Row) -> bool:
@@ -196,7 +211,7 @@ def is_graded(name: str) -> bool:
 def worse(rows: list[Row]) -> list[str]:
     """Graded sets on which rlkit is right less often."""
     right = {(row["set"], row["verifier"]): row["right"] for row in rows}
-    graded = {row["set"] for row in rows if is_graded(row["set"])}
+    graded = {row["set"] for row in rows if is_graded(row["set"]) and (row["set"], "math-verify") in right}
     return sorted(name for name in graded if right[name, "rlkit"] < right[name, "math-verify"])
 
 

@@ -2,6 +2,7 @@
 
 from rlkit.boxed import last_boxed
 
+from .choice import ChoiceVerifier
 from .combine import AsyncWeightedSum, WeightedSum, weighted_sum
 from .contract import gold_text, judge
 from .exact import ExactVerifier
@@ -12,6 +13,7 @@ from .workers import VerifierPool
 
 __all__ = [
     "AsyncWeightedSum",
+    "ChoiceVerifier",
     "ExactVerifier",
     "FormatVerifier",
     "MathVerifier",

@@ -16,6 +16,7 @@ from rlkit.errors import ConfigError, unknown_name
 from rlkit.types import AnyVerifier, Verifier
 from rlkit.userload import is_user_object, load_user_object
 
+from .choice import ChoiceVerifier
 from .combine import weighted_sum
 from .contract import batch_size, concurrency, describe, has_batch, value_range
 from .exact import ExactVerifier
@@ -27,6 +28,7 @@ from .symbolic import MathVerifier
 VERIFIERS: Mapping[str, type[Any]] = {
     "math": MathVerifier,
     "exact": ExactVerifier,
+    "choice": ChoiceVerifier,
     "format": FormatVerifier,
 }
 """What `--reward` knows by name: dataclasses whose fields are the options. `auto` is none of them: it is the task's own."""
