@@ -1,4 +1,4 @@
-"""rlkit train | eval | sft | doctor | simulate | tasks | algos: arguments -> config -> one call.
+"""rlkit train | eval | score | sft | doctor | simulate | tasks | algos: arguments -> config -> one call.
 
 Every field of a config is a flag: `--learner.learning-rate 1e-4`. Two shorthands, also in TOML: the name of a room alone
 (`--algo skpo` is `--algo.name skpo`), and a setting that only one room has (`--learning-rate 1e-4`).
@@ -6,6 +6,7 @@ Every field of a config is a flag: `--learner.learning-rate 1e-4`. Two shorthand
 
 import dataclasses
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -21,7 +22,8 @@ import tyro
 from rlkit import __version__
 from rlkit.config import EvalConfig, SftConfig, TrainConfig
 from rlkit.errors import DISK_FULL_ERRORS, ConfigError, RlkitError, RunError, unknown_name
-from rlkit.flags import checked, expand, flag_types
+from rlkit.flags import asks_help, checked, expand, flag_types, split_words
+from rlkit.score_config import ScoreConfig
 from rlkit.simulate_config import SimulateConfig
 from rlkit.toml import load_toml, to_flags
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "train": "reinforcement learning on verifiable rewards (--dry-run shows the plan)",
     "eval": "score a model on held-out prompts, with an interval",
+    "score": "score completions in a file with any --reward",
     "sft": "warm-start a model on demonstrations",
     "doctor": "say in words what is wrong with a run",
     "simulate": "watch an algorithm move the probability of a few actions",
@@ -72,6 +75,34 @@ class SftArgs:
     cfg: Annotated[SftConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=SftConfig)
     config: Path | None = None
     """A TOML file with settings; flags overrule it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreArgs:
+    """Score the completions in a file with any --reward, and say what the verdicts come to.
+
+    FILE is jsonl, jsonl.gz, csv, parquet or json, a folder of them, a run folder (its rollouts are judged anew), or - for JSON
+    lines on stdin. Its columns are recognised by name and shown; --completion, --gold and --prompt name others.
+
+    $ rlkit score outputs.jsonl --reward math
+    $ rlkit score outputs.parquet --reward "math+0.1*format" --gold solution --out verdicts.parquet --by dataset
+    $ rlkit score graded.jsonl.gz --reward math --label correct --out verdicts.jsonl
+    $ rlkit score runs/NAME --reward exact
+    $ zcat outputs.jsonl.gz | rlkit score - --reward math --out - --limit 100 | jq .reason
+
+    With --out a verdict for each completion is written (value, outcome, reason, parts, beside the file's columns), and a command
+    that was stopped, even by kill -9, goes on when it is given again.
+
+    Exit code 0; 1: more errors than --reward.max-error-share, or nothing could be judged; 2: an input that cannot be used.
+    """
+
+    file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
+    """What holds the completions."""
+    cfg: Annotated[ScoreConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=ScoreConfig)
+    config: Path | None = None
+    """A TOML file with settings; flags overrule it."""
+    json: bool = False
+    """Print the summary as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +223,8 @@ def _dispatch(args: list[str]) -> int:
         return _doctor(rest)
     if command == "simulate":
         return _simulate(rest)
+    if command == "score":
+        return _score(rest)
     if rest and rest[0] not in ("-h", "--help"):
         raise ConfigError(f"rlkit {command} takes no arguments, but got {' '.join(rest)}")
     from rlkit.commands import lists
@@ -221,6 +254,28 @@ def _simulate(args: list[str]) -> int:
     from rlkit.simulate import simulate
 
     return simulate(cfg, _console())
+
+
+def score_args(args: Sequence[str]) -> ScoreArgs:
+    default = ScoreConfig()
+    words, flags = split_words(expand(args, default), flag_types(ScoreArgs, default))
+    if not asks_help(args) and len(words) != 1:
+        raise ConfigError(
+            f"rlkit score takes one file or folder of completions, or - for stdin, but got {' '.join(words) or 'none'}"
+        )
+    parsed: ScoreArgs = parse(ScoreArgs, default, flags, "rlkit score", words)
+    return parsed
+
+
+def _score(args: list[str]) -> int:
+    parsed = score_args(args)
+    from rlkit.commands.score import run_folder, score
+
+    folder = run_folder(parsed.file)
+    kept = [] if folder is None else ["--config", str(folder / "config.toml")]
+    run = parse(TrainArgs, _start(TrainConfig(), kept), kept, "rlkit train").cfg if kept else None
+    command = shlex.join(["rlkit", "score", *args])
+    return score(parsed.cfg, parsed.file, _console(), run=run, as_json=parsed.json, command=command)
 
 
 def _train(args: list[str]) -> int:
@@ -267,13 +322,21 @@ def _start(default: TrainConfig, args: Sequence[str]) -> TrainConfig:
     return replace(default, algo=algo_config(str(name)))
 
 
-def parse(kind: type[Any], default: Any, args: Sequence[str], prog: str) -> Any:
-    """Flags over a TOML file over `default`. Raises ConfigError for a flag, a key or a value that cannot be meant."""
+def parse(
+    kind: type[Any], default: Any, args: Sequence[str], prog: str, words: Sequence[str] = ("FILE",)
+) -> Any:
+    """Flags over a TOML file over `default`. Raises ConfigError for a flag, a key or a value that cannot be meant.
+
+    words: what stands without a flag, for a command that has such
+    """
     known = flag_types(kind, default)
     path = _value_of("--config", args)
     flags = checked(expand(args, default), known, prog.removeprefix("rlkit "))
     if path is not None:
         flags = [*checked(to_flags(load_toml(Path(path)), default, Path(path)), known, path), *flags]
+    has_file = any(f.name == "file" for f in fields(kind))
+    if has_file:
+        return tyro.cli(kind, default=kind(cfg=default, file=tyro.MISSING), args=[*words, *flags], prog=prog)
     return tyro.cli(kind, default=kind(cfg=default), args=flags, prog=prog)
 
 

@@ -72,25 +72,25 @@ def find_columns(
     Raises DataError that lists the columns there are.
     """
     names = list(dict.fromkeys(name for row in rows for name in row))
-    question = _choose(rows, source, "--data.prompt-column", question, QUESTION_NAMES, names)
+    question = choose_column(rows, source, "--data.prompt-column", question, QUESTION_NAMES, names)
     if question is None:
         raise DataError(
             f"{source}: no column is recognised as the question. Columns: {', '.join(names)}; "
             "name one with --data.prompt-column"
         )
     others = [name for name in ANSWER_NAMES if name != question]
-    answer = _choose(rows, source, "--data.answer-column", answer, others, names)
+    answer = choose_column(rows, source, "--data.answer-column", answer, others, names)
     if answer is None and need_answer:
         raise DataError(
             f"{source}: no column is recognised as the gold answer. Columns: {', '.join(names)}; "
             "name one with --data.answer-column"
         )
-    reading = _reading(rows, source, answer, must_end=need_answer) if answer else "as it is"
+    reading = find_reading(rows, source, answer, must_end=need_answer) if answer else "as it is"
     ids = [name for name in ID_NAMES if all(look_up(row, name) not in (None, "") for row in rows)]
     return Columns(question=question, answer=answer, reading=reading, id=ids[0] if ids else None)
 
 
-def _choose(
+def choose_column(
     rows: Sequence[Row],
     source: str,
     flag: str,
@@ -109,8 +109,8 @@ def _choose(
     return next(iter(often), None) or next((name for name in known if name in names), None)
 
 
-def _reading(rows: Sequence[Row], source: str, answer: str, *, must_end: bool) -> Reading:
-    """How most of the first rows mark their answer."""
+def find_reading(rows: Sequence[Row], source: str, answer: str, *, must_end: bool) -> Reading:
+    """How most of the first rows mark their answer; must_end: raise DataError for solutions with no marked end."""
     texts = [text for row in rows if isinstance(text := look_up(row, answer), str) and text.strip()]
     if not texts:
         return "as it is"

@@ -4,6 +4,7 @@ tyro makes the flags and their help from the dataclasses; what is wrong with the
 """
 
 import difflib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ def flag_types(kind: type[Any], default: Any) -> dict[str, Any]:
     float | None
     """
     hints = get_type_hints(kind)
-    flags = {f.name: hints[f.name] for f in fields(kind) if f.name != "cfg"}
+    flags = {f.name: hints[f.name] for f in fields(kind) if f.name not in ("cfg", "file")}
     hints = get_type_hints(type(default))
     for f in fields(default):
         room = getattr(default, f.name)
@@ -33,6 +34,36 @@ def flag_types(kind: type[Any], default: Any) -> dict[str, Any]:
         else:
             flags[f.name] = hints[f.name]
     return {f"--{name.replace('_', '-')}": hint for name, hint in flags.items()}
+
+
+def split_words(args: Sequence[str], known: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """What stands without a flag, and the rest: flags (full ones) with their values.
+
+    >>> split_words(["a.jsonl", "--by", "level", "--json"], {"--by": str, "--json": bool})
+    (['a.jsonl'], ['--by', 'level', '--json'])
+    """
+    words: list[str] = []
+    flags: list[str] = []
+    rest = iter(args)
+    for word in rest:
+        if not word.startswith("-") or word == "-":
+            words.append(word)
+            continue
+        flags.append(word)
+        flag = word.replace("_", "-")
+        switch = known.get(flag, known.get(_positive(flag))) is bool or flag in ("-h", "--help")
+        if not switch and "=" not in word:  # a flag that nobody knows has a value too: `checked` tells it
+            flags += itertools.islice(rest, 1)
+    return words, flags
+
+
+def _positive(flag: str) -> str:
+    """A switch without its no."""
+    return flag.replace(".no-", ".").replace("--no-", "--")
+
+
+def asks_help(args: Sequence[str]) -> bool:
+    return "-h" in args or "--help" in args
 
 
 def checked(args: Sequence[str], known: Mapping[str, Any], where: str) -> list[str]:
@@ -47,7 +78,7 @@ def checked(args: Sequence[str], known: Mapping[str, Any], where: str) -> list[s
         flag = flag.replace("_", "-")
         if word in ("-h", "--help"):
             return ["--help"]
-        positive = flag.replace(".no-", ".").replace("--no-", "--")
+        positive = _positive(flag)
         if known.get(flag, known.get(positive)) is bool:
             if equals:
                 raise ConfigError(f"{where}: {word}: a switch takes no value; {_switch(positive)}")

@@ -13,10 +13,11 @@ import os
 import re
 import socket
 import sys
+import time
 import urllib.parse
 import urllib.request
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -61,6 +62,67 @@ def read_source(name: str, split: str) -> tuple[str, Iterator[RawRow]]:
     return f"{name} ({split})", _read_hub(name, split)
 
 
+def is_local(name: str) -> bool:
+    """Whether `read_files` is what reads it: it is there, or was meant to be."""
+    path = Path(name).expanduser()
+    return name == "-" or path.exists() or _means_file(path, name)
+
+
+def find_files(name: str) -> list[Path]:
+    """A file, or all files of a folder, whatever their split; none for `-`, which is stdin. Raises DataError."""
+    path = Path(name).expanduser()
+    if name == "-":
+        return []
+    if path.is_dir():
+        files = _files_in(path)
+        if not files:
+            raise DataError(f"{name}: the folder holds no {', '.join(FORMATS)} file")
+        return files
+    if not path.is_file():
+        raise DataError(f"{name}: no such file{_near_file(path)}")
+    return [path]
+
+
+def read_files(name: str, files: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[RawRow]:
+    """The rows of what `find_files` found for this name, in constant memory (a .json file is read as a whole).
+
+    columns: the only ones read of a parquet file; None: all
+    """
+    if name == "-":
+        return _json_lines(sys.stdin.buffer, "stdin", "stdin")
+    stems = [_stem(p) for p in files]
+    labels = stems if len(set(stems)) == len(stems) else [str(p.relative_to(name)) for p in files]
+    return (r for p, label in zip(files, labels, strict=True) for r in _read_file(p, label, columns))
+
+
+def count_rows(files: Sequence[Path], patience: float = 1.0) -> int | None:
+    """How many rows the files hold (empty lines included), for a progress bar; None: counting takes longer than `patience` seconds."""
+    until = time.monotonic() + patience
+    total = 0
+    for path in files:
+        kind = _format(path)
+        if kind == "parquet":
+            import pyarrow
+            import pyarrow.parquet
+
+            try:
+                total += pyarrow.parquet.read_metadata(path).num_rows
+            except (OSError, pyarrow.ArrowException):  # reading it will say what is wrong
+                return None
+            continue
+        if kind == "json":
+            return None
+        try:
+            with _open(path) as file:
+                while block := file.read(1 << 20):
+                    total += block.count(b"\n")
+                    if time.monotonic() > until:
+                        return None
+        except (OSError, EOFError, zlib.error):  # likewise
+            return None
+    return total
+
+
 def _means_file(path: Path, name: str) -> bool:
     """Whether a name that does not exist was meant as a path, and not as OWNER/NAME on the hub."""
     has_suffix = _format(path) is not None or (
@@ -99,7 +161,7 @@ def _read_folder(folder: Path, split: str) -> Iterator[RawRow]:
     """The rows of a folder's files for one split, in the order of their names."""
     if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
         return _read_saved(folder, split)
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and _format(p) and p.name not in NOT_ROWS]
+    files = _files_in(folder)
     if not files:
         raise DataError(f"{folder}: the folder holds no {', '.join(FORMATS)} file")
     named = {p: _split_names(p.relative_to(folder)) for p in files}
@@ -114,6 +176,10 @@ def _read_folder(folder: Path, split: str) -> Iterator[RawRow]:
     stems = [_stem(p) for p in chosen]
     labels = stems if len(set(stems)) == len(stems) else [str(p.relative_to(folder)) for p in chosen]
     return (row for p, label in zip(chosen, labels, strict=True) for row in _read_file(p, label))
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return [p for p in sorted(folder.rglob("*")) if p.is_file() and _format(p) and p.name not in NOT_ROWS]
 
 
 def _split_names(path: Path) -> set[str]:
@@ -136,15 +202,15 @@ def _read_saved(folder: Path, split: str) -> Iterator[RawRow]:
 # Files
 
 
-def _read_file(path: Path, label: str) -> Iterator[RawRow]:
+def _read_file(path: Path, label: str, columns: Sequence[str] | None = None) -> Iterator[RawRow]:
     kind = _format(path)
     if kind is None:
         raise DataError(
             f"{path}: files of this kind are not read; expected {', '.join(FORMATS)} (or .gz of a text format)"
         )
-    reader = {"json": _read_json, "csv": _read_csv, "tsv": _read_csv, "parquet": _read_parquet}.get(
-        kind, _read_lines
-    )
+    if kind == "parquet":
+        return _refusing_broken_files(path, _read_parquet(path, label, columns))
+    reader = {"json": _read_json, "csv": _read_csv, "tsv": _read_csv}.get(kind, _read_lines)
     return _refusing_broken_files(path, reader(path, label))
 
 
@@ -164,25 +230,29 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _read_lines(path: Path, label: str) -> Iterator[RawRow]:
-    """One JSON object per line; empty lines are passed over, but counted as rows."""
     with _open(path) as file:
-        for number, line in enumerate(file, start=1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if not line.strip():
-                continue
-            place, name = f"{path}, row {number}", f"{label}-{number}"
-            try:
-                value = json.loads(line.decode())
-            except UnicodeDecodeError as error:
-                problem = f"not UTF-8 text ({error.reason} at byte {error.start} of the line)"
-                yield RawRow(place=place, name=name, row=None, problem=problem)
-            except (ValueError, RecursionError) as error:
-                came = line.decode(errors="replace").strip()[:60]
-                problem = f"broken JSON ({error}): {came!r}; expected one JSON object per line"
-                yield RawRow(place=place, name=name, row=None, problem=problem)
-            else:
-                yield _raw(place, name, value)
+        yield from _json_lines(file, str(path), label)
+
+
+def _json_lines(file: IO[bytes], source: str, label: str) -> Iterator[RawRow]:
+    """One JSON object per line; empty lines are passed over, but counted as rows."""
+    for number, line in enumerate(file, start=1):
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if not line.strip():
+            continue
+        place, name = f"{source}, row {number}", f"{label}-{number}"
+        try:
+            value = json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            problem = f"not UTF-8 text ({error.reason} at byte {error.start} of the line)"
+            yield RawRow(place=place, name=name, row=None, problem=problem)
+        except (ValueError, RecursionError) as error:
+            came = line.decode(errors="replace").strip()[:60]
+            problem = f"broken JSON ({error}): {came!r}; expected one JSON object per line"
+            yield RawRow(place=place, name=name, row=None, problem=problem)
+        else:
+            yield _raw(place, name, value)
 
 
 def _read_json(path: Path, label: str) -> Iterator[RawRow]:
@@ -225,14 +295,14 @@ def _read_csv(path: Path, label: str) -> Iterator[RawRow]:
                 yield RawRow(place=place, name=name, row=dict(zip(header, values, strict=True)))
 
 
-def _read_parquet(path: Path, label: str) -> Iterator[RawRow]:
+def _read_parquet(path: Path, label: str, columns: Sequence[str] | None) -> Iterator[RawRow]:
     import pyarrow
     import pyarrow.parquet
 
     def rows() -> Iterator[object]:
         try:
             with pyarrow.parquet.ParquetFile(path) as table:
-                for batch in table.iter_batches(batch_size=1024):
+                for batch in table.iter_batches(batch_size=1024, columns=columns):
                     yield from batch.to_pylist()
         except pyarrow.ArrowException as error:
             raise DataError(f"{path}: not a whole parquet file ({error})") from error

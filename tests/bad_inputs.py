@@ -411,6 +411,78 @@ SIMULATED = [
         "--figure page.png: expected a name that ends in .html",
     ),
 ]
+SCORES = [
+    Bad(
+        "score: missing file",
+        "rlkit score output.jsonl --reward math",
+        "output.jsonl: no such file; did you mean outputs.jsonl?",
+    ),
+    Bad(
+        "score: nothing",
+        "rlkit score --reward math",
+        "rlkit score takes one file or folder of completions, or - for stdin, but got none",
+    ),
+    Bad(
+        "score: empty file", "rlkit score empty.jsonl", "empty.jsonl: it is empty; expected at least one row"
+    ),
+    Bad(
+        "score: no completion column",
+        "rlkit score unnamed.jsonl --reward math",
+        "unnamed.jsonl: no column is recognised as the completion. Columns: q, a; name one with --completion",
+    ),
+    Bad(
+        "score: wrong column",
+        "rlkit score outputs.jsonl --gold ansver",
+        "outputs.jsonl: --gold: column 'ansver' is not known; did you mean 'answer'? Known: answer, response",
+    ),
+    Bad(
+        "score: malformed row",
+        "rlkit score broken.jsonl --completion question",
+        'broken.jsonl, row 2: broken JSON (Expecting \',\' delimiter: line 1 column 23 (char 22)): \'{"question": "2 + 2, "answer": "4"}\'; expected one JSON object per line (--on-bad-row skip leaves such rows out)',
+    ),
+    Bad(
+        "score: row without a completion",
+        "rlkit score outputs.jsonl --completion answer --on-bad-row error",
+        "outputs.jsonl, row 2: the completion is missing; expected a text or a list of texts in column 'answer' (--on-bad-row skip leaves such rows out)",
+    ),
+    Bad(
+        "score: unknown reward",
+        "rlkit score outputs.jsonl --reward mat",
+        "reward 'mat' is not known; did you mean 'math'? Known: ...; or your own file.py:attr or pkg.mod:attr; or a sum, as in math+0.1*format",
+    ),
+    Bad(
+        "score: output of another kind",
+        "rlkit score outputs.jsonl --out verdicts.csv",
+        "out = 'verdicts.csv': expected a name that ends in .jsonl or .parquet, or - for stdout",
+    ),
+    Bad(
+        "score: output that is there",
+        "rlkit score outputs.jsonl --out train.jsonl",
+        "--out train.jsonl: is there already; choose another name, or add --overwrite",
+    ),
+    Bad(
+        "score: output in no folder",
+        "rlkit score outputs.jsonl --out verdicts/o.jsonl",
+        "--out verdicts/o.jsonl: no folder verdicts (looked from FOLDER); make it, or choose another",
+    ),
+    Bad(
+        "score: disagreements without labels",
+        "rlkit score outputs.jsonl --disagreements d.jsonl",
+        "disagreements = 'd.jsonl': expected a label column beside it (--label COLUMN) to disagree with",
+    ),
+    Bad(
+        "score: too many errors",
+        "rlkit score outputs.jsonl --reward my_reward.py:fails",
+        "2 of 2 verdicts are errors, more than --reward.max-error-share 0.2. The first of the commonest: outputs-1: ValueError: math domain error at FOLDER/my_reward.py:13",
+        1,
+    ),
+    Bad(
+        "score: nothing judged",
+        "rlkit score no_answer.jsonl --completion question --reward math",
+        "none of 1 completions could be judged (no_answer-1: no gold answer); check --reward and --gold",
+        1,
+    ),
+]
 TABLE = {
     "Flags and TOML": FLAGS,
     "Data": DATA,
@@ -418,6 +490,7 @@ TABLE = {
     "Your own code": YOURS,
     "Run folders": RUNS,
     "Simulation": SIMULATED,
+    "rlkit score": SCORES,
 }
 STOPS = [
     Bad(
@@ -447,6 +520,7 @@ OUTSIDE = {"vLLM not installed", "output folder in use", "full disk", "full disk
 FILES = {
     "train.jsonl": '{"question": "What is 1 + 1?", "answer": "2"}\n',
     "empty.jsonl": "",
+    "outputs.jsonl": '{"answer": "2", "response": "It is 2."}\n{"answer": null, "response": "It is 4."}\n',
     "notes.txt": "question,answer\n",
     "unnamed.jsonl": '{"q": "What is 1 + 1?", "a": "2"}\n',
     "no_answer.jsonl": '{"question": "What is 1 + 1?"}\n',
@@ -477,6 +551,7 @@ def documentation() -> str:
         "# What rlkit says when something is wrong",
         "",
         "Each message is one sentence on stderr: where, what came, what was expected, what to do. Exit codes: 0 all went well;",
+        "1 a command that examines (doctor, score) found what it should not;",
         "2 an input that cannot be used (flags, config, data, model, folders); 3 a sampler or verifier that broke its contract or",
         "failed more often than allowed; 130 stopped by Ctrl-C or SIGTERM. Anything else, with a traceback, is a defect of rlkit:",
         "please report it.",

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS: dict[int, set[str]] = {
     1: {
         *("__init__", "types", "errors", "config", "algo_config", "algo_own", "algo_presets"),
-        *("userload", "toml", "flags", "boxed", "simulate_config"),
+        *("userload", "toml", "flags", "boxed", "simulate_config", "score_config", "reasons"),
     },
     2: {
         *("rewards", "samplers", "analysis", "algos", "learner", "tasks"),
@@ -27,7 +27,7 @@ FLOORS: dict[int, set[str]] = {
         *("batch", "feed", "machine", "metrics", "models", "memory", "printable", "ranks", "verify"),
         *("checkpoint", "doctor", "rollout_metrics", "tiny"),
     },
-    3: {"loop", "evaluate", "preflight", "sft", "show"},
+    3: {"loop", "evaluate", "preflight", "sft", "show", "scoring"},
     4: {"build", "studies"},
     5: {"commands", "examine", "simulate"},
     6: {"cli"},

@@ -1,10 +1,11 @@
 """What the rollouts of a run say about the cause of a finding. Rows are those of rollouts/step-*.parquet, as the store reads them."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+from rlkit.reasons import reason_kind
 
 from .watch import Case
 
@@ -18,7 +19,6 @@ REPEATS = 0.5
 """Of the cut answers that end in a loop."""
 TAIL, TIMES = 24, 4
 """Characters at the end of an answer, and how often they must be in it to call it a loop."""
-VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|-?\d[\d.,/]*")
 
 
 def explain(case: Case, rows: Sequence[Row], special: Mapping[int, str]) -> Case:
@@ -52,7 +52,7 @@ def most_frequent_reason(rows: Sequence[Row]) -> str | None:
     >>> most_frequent_reason([{"reason": "read '4', not '5'"}, {"reason": "read '7', not '1'"}, {"reason": "no number"}])
     '"read ..., not ..." (2 of 3)'
     """
-    reasons = Counter(VALUES.sub("...", row["reason"]) for row in rows if row["reason"])
+    reasons = Counter(reason_kind(row["reason"]) for row in rows if row["reason"])
     if not reasons:
         return None
     reason, count = reasons.most_common(1)[0]

@@ -12,10 +12,21 @@ import pytest
 from rlkit import __version__
 from rlkit.algo_own import SkpoConfig
 from rlkit.algo_presets import ALGO_CONFIGS
-from rlkit.cli import DOCTOR_FLAGS, SIMULATE_FLAGS, EvalArgs, SftArgs, TrainArgs, _start, main, parse
+from rlkit.cli import (
+    DOCTOR_FLAGS,
+    SIMULATE_FLAGS,
+    EvalArgs,
+    ScoreArgs,
+    SftArgs,
+    TrainArgs,
+    _start,
+    main,
+    parse,
+)
 from rlkit.config import EvalConfig, SftConfig, TrainConfig
 from rlkit.errors import ConfigError
 from rlkit.flags import flag_types
+from rlkit.score_config import ScoreConfig
 
 ROOT = Path(__file__).parents[2]
 FLAGS = Path(__file__).with_name("flags.txt")
@@ -44,7 +55,11 @@ def commands() -> dict[str, tuple[type[Any], Any]]:
         f"train --algo {name}": (TrainArgs, TrainConfig(algo=config()))
         for name, config in ALGO_CONFIGS.items()
     }
-    return found | {"eval": (EvalArgs, EvalConfig()), "sft": (SftArgs, SftConfig())}
+    return found | {
+        "eval": (EvalArgs, EvalConfig()),
+        "sft": (SftArgs, SftConfig()),
+        "score": (ScoreArgs, ScoreConfig()),
+    }
 
 
 def listing() -> str:
@@ -150,7 +165,9 @@ def test_bounds_that_only_hold_together_may_come_from_two_places(tmp_path: Path)
     assert train("--config", str(file), "--prompts-per-step", "64").mini_batches == 64
 
 
-@pytest.mark.parametrize("command", ["", "train", "eval", "sft", "doctor", "simulate", "train --algo skpo"])
+@pytest.mark.parametrize(
+    "command", ["", "train", "eval", "sft", "score", "doctor", "simulate", "train --algo skpo"]
+)
 def test_help_is_light(command: str):
     program = (
         "import sys, rlkit.cli\n"
@@ -180,7 +197,8 @@ def test_the_overview_names_every_command(args: list[str], capsys: pytest.Captur
     assert main(args) == 0
     told = capsys.readouterr().out
     assert all(
-        f"\n  {name} " in told for name in ("train", "eval", "sft", "doctor", "simulate", "tasks", "algos")
+        f"\n  {name} " in told
+        for name in ("train", "eval", "score", "sft", "doctor", "simulate", "tasks", "algos")
     )
 
 
