@@ -1,4 +1,4 @@
-"""rlkit train | eval | score | sft | doctor | simulate | tasks | algos: arguments -> config -> one call.
+"""rlkit train | eval | score | rewards | sft | doctor | simulate | tasks | algos: arguments -> config -> one call.
 
 Every field of a config is a flag: `--learner.learning-rate 1e-4`. Two shorthands, also in TOML: the name of a room alone
 (`--algo skpo` is `--algo.name skpo`), and a setting that only one room has (`--learning-rate 1e-4`).
@@ -22,8 +22,8 @@ import tyro
 from rlkit import __version__
 from rlkit.config import EvalConfig, SftConfig, TrainConfig
 from rlkit.errors import DISK_FULL_ERRORS, ConfigError, RlkitError, RunError, unknown_name
-from rlkit.flags import asks_help, checked, expand, flag_types, split_words
-from rlkit.score_config import ScoreConfig
+from rlkit.flags import POSITIONAL, asks_help, checked, expand, flag_types, split_words
+from rlkit.score_config import CheckConfig, ScoreConfig
 from rlkit.simulate_config import SimulateConfig
 from rlkit.toml import load_toml, to_flags
 
@@ -34,6 +34,7 @@ COMMANDS = {
     "train": "reinforcement learning on verifiable rewards (--dry-run shows the plan)",
     "eval": "score a model on held-out prompts, with an interval",
     "score": "score completions in a file with any --reward",
+    "rewards": "list the verifiers, explain one, check one on a data set's gold answers",
     "sft": "warm-start a model on demonstrations",
     "doctor": "say in words what is wrong with a run",
     "simulate": "watch an algorithm move the probability of a few actions",
@@ -103,6 +104,36 @@ class ScoreArgs:
     """A TOML file with settings; flags overrule it."""
     json: bool = False
     """Print the summary as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckArgs:
+    """Check that a verifier reads a data set's gold answers: each must be right by itself, and not right for another row.
+
+    $ rlkit rewards check math --data train.jsonl
+    $ rlkit rewards check "math+0.1*format" --data train.parquet --gold solution --out findings.jsonl
+    $ rlkit rewards check auto --data task:chain
+
+    A gold answer that fails would count right answers as wrong in training. One that is right for another row is only suspicious:
+    it may be the same answer in other words, or the verifier accepts too much.
+
+    Exit code 0; 1: more gold answers than --max-failures are not right, or missing; 2: an input that cannot be used.
+    """
+
+    verifier: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="REWARD")]
+    """What --reward would name."""
+    cfg: Annotated[CheckConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=CheckConfig)
+    json: bool = False
+    """Print the result as JSON."""
+
+
+REWARDS_HELP = """usage: rlkit rewards [NAME | check REWARD --data DATA]
+
+The verifiers that --reward knows.
+
+rlkit rewards                                     all of them, a line each
+rlkit rewards math                                one explained: options, range, examples
+rlkit rewards check math --data train.jsonl       does it read the gold answers? (--help for its settings)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +256,8 @@ def _dispatch(args: list[str]) -> int:
         return _simulate(rest)
     if command == "score":
         return _score(rest)
+    if command == "rewards":
+        return _rewards(rest)
     if rest and rest[0] not in ("-h", "--help"):
         raise ConfigError(f"rlkit {command} takes no arguments, but got {' '.join(rest)}")
     from rlkit.commands import lists
@@ -276,6 +309,37 @@ def _score(args: list[str]) -> int:
     run = parse(TrainArgs, _start(TrainConfig(), kept), kept, "rlkit train").cfg if kept else None
     command = shlex.join(["rlkit", "score", *args])
     return score(parsed.cfg, parsed.file, _console(), run=run, as_json=parsed.json, command=command)
+
+
+def _rewards(args: list[str]) -> int:
+    if args[:1] == ["check"]:
+        checked_args = check_args(args[1:])
+        from rlkit.commands.rewards import check
+
+        return check(checked_args.verifier, checked_args.cfg, _console(), as_json=checked_args.json)
+    if asks_help(args):
+        print(REWARDS_HELP)
+        return 0
+    if len(args) > 1 or args[:1] and args[0].startswith("-"):
+        raise ConfigError(
+            f"rlkit rewards takes nothing, a NAME, or `check REWARD --data DATA`, but got {' '.join(args)}"
+        )
+    from rlkit.commands.rewards import explain_reward, list_rewards
+
+    return explain_reward(args[0]) if args else list_rewards()
+
+
+def check_args(args: Sequence[str]) -> CheckArgs:
+    default = CheckConfig()
+    words, flags = split_words(args, flag_types(CheckArgs, default))
+    if not asks_help(args) and len(words) != 1:
+        raise ConfigError(
+            f"rlkit rewards check takes one reward, as math or math+0.1*format, but got {' '.join(words) or 'none'}"
+        )
+    parsed: CheckArgs = parse(CheckArgs, default, flags, "rlkit rewards check", words)
+    if not parsed.cfg.data:
+        raise ConfigError("rlkit rewards check: which gold answers? Name the data with --data train.jsonl")
+    return parsed
 
 
 def _train(args: list[str]) -> int:
@@ -334,10 +398,10 @@ def parse(
     flags = checked(expand(args, default), known, prog.removeprefix("rlkit "))
     if path is not None:
         flags = [*checked(to_flags(load_toml(Path(path)), default, Path(path)), known, path), *flags]
-    has_file = any(f.name == "file" for f in fields(kind))
-    if has_file:
-        return tyro.cli(kind, default=kind(cfg=default, file=tyro.MISSING), args=[*words, *flags], prog=prog)
-    return tyro.cli(kind, default=kind(cfg=default), args=flags, prog=prog)
+    bare = {f.name: tyro.MISSING for f in fields(kind) if f.name in POSITIONAL}
+    return tyro.cli(
+        kind, default=kind(cfg=default, **bare), args=[*(words if bare else ()), *flags], prog=prog
+    )
 
 
 def _value_of(flag: str, args: Sequence[str]) -> str | None:

@@ -15,6 +15,9 @@ from rlkit.algo_presets import ALGO_CONFIGS
 from rlkit.errors import ConfigError
 from rlkit.toml import owners_of
 
+POSITIONAL = ("file", "verifier")
+"""Settings of a command that are not flags: what stands without one."""
+
 
 def flag_types(kind: type[Any], default: Any) -> dict[str, Any]:
     """Every flag of a command, written in full, with the type of its value; `--no-...` of a switch is left out.
@@ -24,7 +27,7 @@ def flag_types(kind: type[Any], default: Any) -> dict[str, Any]:
     float | None
     """
     hints = get_type_hints(kind)
-    flags = {f.name: hints[f.name] for f in fields(kind) if f.name not in ("cfg", "file")}
+    flags = {f.name: hints[f.name] for f in fields(kind) if f.name not in ("cfg", *POSITIONAL)}
     hints = get_type_hints(type(default))
     for f in fields(default):
         room = getattr(default, f.name)

@@ -67,7 +67,7 @@ def score(
         disagreements = Disagreements(listed)
         stack.callback(disagreements.discard)
         pool = stack.enter_context(closing(VerifierPool(verifier, reward.workers, reward.timeout)))
-        total = cfg.limit or count_rows(files) if files else cfg.limit
+        total = cfg.limit or _total(completions, count_rows(files) if files else None)
         before = sink.num_kept
         try:
             with Progress("scored", total, console) as progress:
@@ -96,6 +96,10 @@ def score(
 
         print(summary(told), end="", file=stream)
     return _exit_code(tally, told, reward)
+
+
+def _total(completions: "Completions", rows: int | None) -> int | None:
+    return None if rows is None else round(rows * completions.per_row)
 
 
 def _exit_code(tally: "Tally", told: dict[str, Any], reward: RewardConfig) -> int:

@@ -1,12 +1,11 @@
 """The summary of `rlkit score` as a person reads it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from rlkit.printable import printable
+from .tables import lines_of, say, table
 
 NAMES = {"zero": "why 0", "skip": "why skipped", "error": "errors"}
 MAX_REASON = 110
@@ -15,34 +14,27 @@ MAX_REASON = 110
 
 def summary(told: Mapping[str, Any]) -> str:
     """`told` is what --json prints."""
-    # A fixed width: a table that is cut by a narrow terminal loses numbers.
-    console = Console(width=140, no_color=True)
-    with console.capture() as shown:
-        _say(console, _headline(told))
-        if told["rows_skipped"]:
-            _say(
-                console,
-                f"left out   {told['rows_skipped']:,} bad rows; the first: {told['first_row_skipped']}",
-            )
-        if "by" in told:
-            groups = [(name, *_group(group)) for name, group in told["by"].items()]
-            _table(
-                console,
-                ("group", "completions", "mean", "95 % interval", "skips", "errors"),
-                groups,
-                numbers=-5,
-            )
-        if told["parts"]:
-            parts = [(name, f"{part['mean']:.4f}") for name, part in told["parts"].items()]
-            _table(console, ("part", "mean"), parts, numbers=-1)
-        for kind, reasons in told["reasons"].items():
-            rows = [(f"{r['count']:,}", _short(r["reason"]), r["example"].partition(":")[0]) for r in reasons]
-            _table(console, ("", NAMES[kind], "as in"), rows, numbers=1)
-        if "agreement" in told:
-            _agreement(console, told)
-        if told["out"] not in (None, "-"):
-            _say(console, f"verdicts   {told['out']}")
-    return "\n".join(line.rstrip() for line in shown.get().splitlines()) + "\n"
+    return lines_of(lambda console: _show(console, told))
+
+
+def _show(console: Console, told: Mapping[str, Any]) -> None:
+    say(console, _headline(told))
+    if told["rows_skipped"]:
+        say(console, f"left out   {told['rows_skipped']:,} bad rows; the first: {told['first_row_skipped']}")
+    if "by" in told:
+        groups = [(name, *_group(group)) for name, group in told["by"].items()]
+        header = ("group", "completions", "mean", "95 % interval", "skips", "errors")
+        table(console, header, groups, numbers=-5)
+    if told["parts"]:
+        parts = [(name, f"{part['mean']:.4f}") for name, part in told["parts"].items()]
+        table(console, ("part", "mean"), parts, numbers=-1)
+    for kind, reasons in told["reasons"].items():
+        rows = [(f"{r['count']:,}", _short(r["reason"]), r["example"].partition(":")[0]) for r in reasons]
+        table(console, ("", NAMES[kind], "as in"), rows, numbers=1)
+    if "agreement" in told:
+        _agreement(console, told)
+    if told["out"] not in (None, "-"):
+        say(console, f"verdicts   {told['out']}")
 
 
 def _headline(told: Mapping[str, Any]) -> str:
@@ -69,32 +61,17 @@ def _agreement(console: Console, told: Mapping[str, Any]) -> None:
     agreement = told["agreement"]
     share = "-" if agreement["share"] is None else f"{agreement['share']:.2%}"
     words = f"labels     {agreement['agree']:,} of {agreement['labelled']:,} verdicts are what the label says ({share})"
-    _say(console, words)
-    table = agreement["table"]
+    say(console, words)
+    counts = agreement["table"]
     rows = [
-        (f"label {said}", *(f"{table[said][verdict]:,}" for verdict in ("right", "wrong", "skip", "error")))
+        (f"label {said}", *(f"{counts[said][verdict]:,}" for verdict in ("right", "wrong", "skip", "error")))
         for said in ("right", "wrong", "none")
-        if any(table[said].values())
+        if any(counts[said].values())
     ]
-    _table(console, ("", "verdict right", "wrong", "skip", "error"), rows, numbers=-4)
+    table(console, ("", "verdict right", "wrong", "skip", "error"), rows, numbers=-4)
     if told["disagreements"]:
-        _say(console, f"where they differ: {told['disagreements']}")
+        say(console, f"where they differ: {told['disagreements']}")
 
 
 def _short(reason: str) -> str:
     return reason if len(reason) <= MAX_REASON else reason[: MAX_REASON - 4] + " ..."
-
-
-def _say(console: Console, words: str) -> None:
-    console.print(printable(words), soft_wrap=True, highlight=False, markup=False)
-
-
-def _table(console: Console, header: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> None:
-    """numbers: columns at the start that are aligned to the right, or at the end when negative"""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    right = range(len(header))[:numbers] if numbers > 0 else range(len(header))[len(header) + numbers :]
-    for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i in right else "left")
-    for row in rows:
-        table.add_row(*(printable(" ".join(cell.split())) for cell in row))
-    console.print(table, highlight=False, markup=False)

@@ -108,23 +108,26 @@ def find_score_columns(rows: Sequence[Row], source: str, cfg: ScoreConfig, *, jo
             f"{source}: no column is recognised as the completion. Columns: {', '.join(names)}; name one with --completion"
         )
     taken |= {completion}
-    ids = [
-        name for name in (*ID_NAMES, "prompt_id") if all(look_up(row, name) not in (None, "") for row in rows)
-    ]
+    named = find_id(rows, ("prompt_id", *ID_NAMES) if joined else (*ID_NAMES, "prompt_id"))
     if joined:
-        if not ids:
+        if named is None:
             raise DataError(
                 f"{source}: no column names the prompt that each completion answers ({', '.join((*ID_NAMES, 'prompt_id'))}), so "
                 f"--data cannot be joined to them. Columns: {', '.join(names)}"
             )
-        by_name = "prompt_id" if "prompt_id" in ids else ids[0]
-        data = Columns(question="", answer=None, reading="as it is", id=by_name)
+        data = Columns(question="", answer=None, reading="as it is", id=named)
         return ScoreColumns(completion=completion, data=data, label=cfg.label, by=cfg.by, joined=True)
     questions = [name for name in QUESTION_NAMES if name not in taken]
     question = choose_column(rows, source, "--prompt", cfg.prompt, questions, names)
     data = find_gold(rows, source, cfg.gold, question, taken | {question}, names)
-    data = replace(data, id=ids[0] if ids else None)
+    data = replace(data, id=named)
     return ScoreColumns(completion=completion, data=data, label=cfg.label, by=cfg.by)
+
+
+def find_id(rows: Sequence[Row], known: Sequence[str] = ID_NAMES) -> str | None:
+    """The first known column that every row fills; None: rows are named after their places."""
+    filled = (name for name in known if all(look_up(row, name) not in (None, "") for row in rows))
+    return next(filled, None)
 
 
 def find_gold(
@@ -166,6 +169,15 @@ class Completions:
         rows = [row for _, row in self._sample]
         self.columns = find_score_columns(rows, source, cfg, joined=lookup is not None)
         self._kept = self._kept_columns(list(dict.fromkeys(name for row in rows for name in row)))
+
+    @property
+    def per_row(self) -> float:
+        """Completions in one of the first rows, on the mean."""
+        found = (look_up(row, self.columns.completion) for _, row in self._sample)
+        return sum(
+            1 if isinstance(c, str) or not isinstance(c, Sequence) or _is_messages(c) else len(c)
+            for c in found
+        ) / len(self._sample)
 
     def __iter__(self) -> Iterator[Completion]:
         rows = itertools.chain(self._sample, self._rows)

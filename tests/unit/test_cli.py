@@ -15,6 +15,7 @@ from rlkit.algo_presets import ALGO_CONFIGS
 from rlkit.cli import (
     DOCTOR_FLAGS,
     SIMULATE_FLAGS,
+    CheckArgs,
     EvalArgs,
     ScoreArgs,
     SftArgs,
@@ -26,7 +27,7 @@ from rlkit.cli import (
 from rlkit.config import EvalConfig, SftConfig, TrainConfig
 from rlkit.errors import ConfigError
 from rlkit.flags import flag_types
-from rlkit.score_config import ScoreConfig
+from rlkit.score_config import CheckConfig, ScoreConfig
 
 ROOT = Path(__file__).parents[2]
 FLAGS = Path(__file__).with_name("flags.txt")
@@ -59,6 +60,7 @@ def commands() -> dict[str, tuple[type[Any], Any]]:
         "eval": (EvalArgs, EvalConfig()),
         "sft": (SftArgs, SftConfig()),
         "score": (ScoreArgs, ScoreConfig()),
+        "rewards check": (CheckArgs, CheckConfig()),
     }
 
 
@@ -67,7 +69,7 @@ def listing() -> str:
     lines, seen = [], set()
     for command, (kind, default) in commands().items():
         for flag, hint in flag_types(kind, default).items():
-            line = f"{command.split()[0]} {flag} {_words(hint)}"
+            line = f"{command.partition(' --')[0]} {flag} {_words(hint)}"
             if line not in seen:
                 lines.append(line)
             seen.add(line)
@@ -166,7 +168,19 @@ def test_bounds_that_only_hold_together_may_come_from_two_places(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "command", ["", "train", "eval", "sft", "score", "doctor", "simulate", "train --algo skpo"]
+    "command",
+    [
+        "",
+        "train",
+        "eval",
+        "sft",
+        "score",
+        "rewards",
+        "rewards check",
+        "doctor",
+        "simulate",
+        "train --algo skpo",
+    ],
 )
 def test_help_is_light(command: str):
     program = (

@@ -23,7 +23,9 @@ SOURCES = [*PAGES, *sorted((ROOT / "examples").rglob("*.py")), *sorted((ROOT / "
 RUN_TOML = "steps = 3\nalgo = 'skpo'\n[model]\nname = 'tiny'\n"
 
 # A command stands alone on its line, or in a comment or behind a label, and ends where a gap of two spaces begins.
-LINE = re.compile(r"^(?:#?\s*|.*?[:`] ?)(rlkit (?:train|eval|sft|score) [^`]*?)(?:`.*|\s{2,}.*)?$")
+LINE = re.compile(
+    r"^(?:#?\s*|.*?[:`] ?)(rlkit (?:train|eval|sft|score|rewards check) [^`]*?)(?:`.*|\s{2,}.*)?$"
+)
 
 
 def commands_in(path: Path) -> list[str]:
@@ -44,6 +46,8 @@ def parse(command: str) -> None:
         cli.parse(cli.EvalArgs, EvalConfig(), args, "rlkit eval")
     elif name == "score":
         cli.score_args(args)
+    elif name == "rewards":
+        cli.check_args(args[1:])
     else:
         cli.parse(cli.SftArgs, SftConfig(), args, "rlkit sft")
 
