@@ -5,6 +5,7 @@ runs/NAME/
   metrics.jsonl               one line per step: {"step": 1, "reward": ..., ...}
   tensorboard/                the same numbers as events
   rollouts/step-000001.parquet  one row per rollout: tokens, log-probs, advantages, verdict with reason
+  dynamics/                   where probability went, at tracked steps (tracks.py)
   evaluations.jsonl           one line per evaluation, with its interval
   checkpoints/step-000100/    model folders with the state to resume from
   summary.json                what the run came to
@@ -19,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from rlkit.errors import RunError
-from rlkit.types import Credit, Group, Rollout
+from rlkit.types import Credit, FinishReason, Group, Rollout, Segment
+
+from . import tracks
 
 
 class Store:
@@ -80,6 +83,34 @@ class Store:
             pyarrow.parquet.write_table(table, draft)
             draft.replace(path)
 
+    def write_track(self, table: tracks.Table, step: int, columns: Mapping[str, Sequence[Any]]) -> None:
+        """One tracked step's table (tracks.COLUMNS names its columns)."""
+        path = tracks.step_file(self.folder, table, step)
+        with _refused_disk(path):
+            tracks.write(path, table, columns)
+
+    def probe_answers(self) -> list[Rollout]:
+        """The answers that are looked at again and again; none yet: an empty list."""
+        path = self.folder / tracks.FOLDER / "probe" / tracks.ANSWERS
+        if not path.is_file():
+            return []
+        columns = tracks.read(path)
+        return [
+            _probe_rollout(*row)
+            for row in zip(*(columns[name] for name in tracks.COLUMNS["answers"]), strict=True)
+        ]
+
+    def write_probe_answers(self, rollouts: Sequence[Rollout]) -> None:
+        path = self.folder / tracks.FOLDER / "probe" / tracks.ANSWERS
+        rows = [
+            (_encodable(r.prompt_id), r.prompt_tokens, r.token_ids, r.finish_reason, _encodable(r.text or ""))
+            for r in rollouts
+        ]
+        with _refused_disk(path):
+            tracks.write(
+                path, "answers", dict(zip(tracks.COLUMNS["answers"], zip(*rows, strict=True), strict=True))
+            )
+
     def write_evaluation(self, row: Mapping[str, Any]) -> None:
         path = self.folder / "evaluations.jsonl"
         with _refused_disk(path), path.open("a") as file:
@@ -110,6 +141,7 @@ class Store:
                 path.unlink()
         for draft in (self.folder / "rollouts").glob(".step-*.draft"):
             draft.unlink()
+        tracks.drop_after(self.folder, steps)
         for draft in self.checkpoints.glob(".step-*.draft"):
             shutil.rmtree(draft, ignore_errors=True)
 
@@ -215,13 +247,38 @@ def _schema() -> Any:
 
 def _rows(step: int, groups: Sequence[Group], credits: Sequence[Credit]) -> list[dict[str, Any]]:
     advantages = {id(c.rollout): c.advantages for c in credits}
-    return [_row(step, role, r, advantages.get(id(r))) for g in groups for role, r in _walk(g)]
+    return [_row(step, role, r, advantages.get(id(r))) for g in groups for role, r in everyone(g)]
 
 
-def _walk(group: Group) -> list[tuple[str, Rollout]]:
+def rows_of(groups: Sequence[Group]) -> dict[int, tuple[int, str]]:
+    """id of a rollout -> its row in the step's parquet file, and its role there."""
+    walked = [pair for g in groups for pair in everyone(g)]
+    return {id(r): (row, role) for row, (role, r) in enumerate(walked)}
+
+
+def _probe_rollout(
+    prompt_id: str, prompt_tokens: int, token_ids: list[int], finish_reason: FinishReason, text: str
+) -> Rollout:
+    return Rollout(
+        prompt_id=prompt_id,
+        token_ids=token_ids,
+        logprobs=[0.0] * len(token_ids),
+        segments=[
+            Segment(kind="prompt", start=0, end=prompt_tokens),
+            Segment(kind="completion", start=prompt_tokens, end=len(token_ids)),
+        ],
+        policy_version=0,
+        finish_reason=finish_reason,
+        text=text,
+    )
+
+
+def everyone(group: Group) -> list[tuple[str, Rollout]]:
     """Every rollout of a group with its role: answer, or segment when others continue it."""
     role = "segment" if group.children else "answer"
-    return [(role, r) for r in group.rollouts] + [pair for child in group.children for pair in _walk(child)]
+    return [(role, r) for r in group.rollouts] + [
+        pair for child in group.children for pair in everyone(child)
+    ]
 
 
 def _row(step: int, role: str, r: Rollout, advantages: list[float] | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from rlkit.config import (
     TrainConfig,
 )
 from rlkit.errors import ConfigError, DataError, ModelError, RunError, unknown_name
-from rlkit.types import AnyVerifier, Prompt, Sampler, Task
+from rlkit.types import AnyVerifier, Prompt, Rollout, Sampler, Task
 from rlkit.userload import is_user_object, load_user_object
 
 if TYPE_CHECKING:
@@ -29,11 +29,13 @@ if TYPE_CHECKING:
 
     from rlkit.algos.base import Algorithm, Sampling
     from rlkit.data import PromptData
+    from rlkit.learner import Learner
     from rlkit.models import ModelPlace
     from rlkit.ranks import Ranks
     from rlkit.rewards import VerifierPool
     from rlkit.rows import Rows
     from rlkit.sft import Example
+    from rlkit.tracking import Tracker, TrackStore
     from rlkit.verify import Judge
 
 SLACK_TOKENS = 32
@@ -484,6 +486,55 @@ def make_judge(
     return Judge(
         scorer, lambda ids: tokenizer.decode(ids, skip_special_tokens=True), cfg.max_error_share
     ), pool
+
+
+def make_tracker(
+    cfg: TrainConfig,
+    learner: "Learner",
+    store: "TrackStore",
+    tokenizer: Any,
+    task: Task | None,
+    *,
+    sampler: Sampler,
+    judge: "Judge",
+    place: "ModelPlace",
+    probe: list[Rollout],
+) -> "Tracker":
+    """Who follows a run's probability mass. probe: the answers that a resumed run goes on looking at."""
+    from rlkit.models import stop_ids
+    from rlkit.tracking import Tracker
+    from rlkit.tracking.points import Valuer
+
+    valuer = None
+    if cfg.track.values:
+        valuer = Valuer(
+            sample=sampler.sample,
+            judge=judge,
+            continuations=cfg.track.values,
+            temperature=cfg.sampler.temperature,
+            max_completion_length=cfg.max_completion_length or 0,
+            stop_ids=frozenset(stop_ids(place, tokenizer.eos_token_id)),
+        )
+    return Tracker(
+        cfg.track,
+        learner,
+        store,
+        decode=lambda ids: str(tokenizer.decode(ids)),
+        seed=cfg.seed,
+        valuer=valuer,
+        styles={} if task is None else style_tokens(task, tokenizer),
+        probe=probe,
+    )
+
+
+def style_tokens(task: Task, tokenizer: Any) -> dict[int, str]:
+    """First token of an answer -> the style it begins, for the styles that are one token of this tokenizer."""
+    found: dict[int, str] = {}
+    for marker, name in task.styles.items():
+        ids = tokenizer.encode(marker, add_special_tokens=False)
+        if len(ids) == 1:
+            found[int(ids[0])] = name
+    return found
 
 
 def make_verifier(cfg: RewardConfig, task: Task | None) -> AnyVerifier:

@@ -278,6 +278,33 @@ class LogConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrackConfig:
+    """Where probability goes: looks at whole distributions before and after an update (docs/tracking.md). It changes no number of the run."""
+
+    every: int = 5
+    """Steps between looks, besides the first and the last step; 0: never."""
+    share: float = 0.06
+    """Share of a step's prompts whose answers are looked at; at least one prompt."""
+    all: bool = False
+    """Look at every answer of every step: two more forward passes over all of them."""
+    probe: int = 8
+    """Answers of the first step that are looked at again in every tracked step, to the end."""
+    top_k: int = 5
+    """Likeliest tokens kept of every distribution."""
+    values: int = 0
+    """Continuations drawn to value each candidate of a decision (Monte-Carlo); 0: means over the group's own answers."""
+    points: int = 16
+    """With `values`: decisions valued in one step."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "probe", "values"):
+            require(getattr(self, name) >= 0, f"track.{name}", getattr(self, name), "0 (none) or more")
+        for name in ("top_k", "points"):
+            require(getattr(self, name) > 0, f"track.{name}", getattr(self, name), "at least 1")
+        require(0 < self.share <= 1, "track.share", self.share, "a share in (0, 1]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """Train a model by reinforcement learning on verifiable rewards."""
 
@@ -288,6 +315,7 @@ class TrainConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
     steps: int = 100
     """Rounds of sample, verify, credit, update."""
     token_budget: int | None = None

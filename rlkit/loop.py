@@ -6,6 +6,7 @@
     algo.select          -> groups      (those worth training on; too few: these four again, for algo.rounds rounds)
     algo.credit          -> credits     (numbers beside the tokens)
     learner.minibatches  -> tensors
+    tracker              looks, in some steps, before and after the update
     learner.update       -> report      (one optimizer step per mini-batch)
     sampler.load         new weights; the next rollout carries their version
     store, view          metrics, rollouts, a line for the person at the terminal
@@ -28,6 +29,7 @@ from rlkit.algos.ops import seed_of
 from rlkit.checkpoint import Position
 from rlkit.config import TrainConfig
 from rlkit.learner import Learner
+from rlkit.learner.look import Own
 from rlkit.rollout_metrics import rollout_metrics
 from rlkit.types import Credit, Group, Prompt, Request, Rollout, Sampler, State
 from rlkit.verify import Judge, leaves_of
@@ -47,6 +49,16 @@ class RunStore(Protocol):
     def checkpoints(self) -> Path: ...
     def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None: ...
     def write_rollouts(self, step: int, groups: Sequence[Group], credits: Sequence[Credit]) -> None: ...
+
+
+class Tracker(Protocol):
+    """Who watches where probability goes, and changes nothing (rlkit.tracking.Tracker)."""
+
+    @property
+    def due(self) -> bool: ...
+    def begin(self, step: int, groups: Sequence[Group], last: bool) -> None: ...
+    def before(self, credits: Sequence[Credit]) -> None: ...
+    def after(self, own: Own, credits: Sequence[Credit]) -> dict[str, float]: ...
 
 
 class View(Protocol):
@@ -75,6 +87,7 @@ def train(
     algo: Algorithm,
     learner: Learner,
     store: RunStore,
+    tracker: Tracker,
     view: View,
     tokenizer: Any,
     evaluate: Callable[[int], Mapping[str, float]],
@@ -100,12 +113,18 @@ def train(
             step, clock = step + 1, _Clock(view)
             version, ask = learner.updates, _Counted(sampler)
             drawn = _sample(cfg, step, data, ask, judge, algo, clock)
+            with clock("track"):
+                tracker.begin(step, drawn.groups, step == cfg.steps)
             sampler.rest()
             with clock("credit"):
                 credits = algo.credit(drawn.kept, learner.logprobs(algo.rescore(drawn.kept)))
                 minibatches = learner.minibatches(credits, cfg.mini_batches)
+            with clock("track"):
+                tracker.before(credits)
             with clock("train"):
-                report = learner.update(minibatches, algo.loss)
+                report = learner.update(minibatches, algo.loss, keep=tracker.due)
+            with clock("track"):
+                moved = tracker.after(report.own, credits)
             with clock("load"):
                 sampler.load(learner.weights(), learner.updates)
             sampled += ask.tokens
@@ -114,6 +133,7 @@ def train(
                 **rollout_metrics([leaf for g in drawn.groups for leaf in leaves_of(g)], version, credits),
                 **drawn.metrics(),
                 **algo.metrics(),
+                **moved,
                 "num_tokens": float(sampled),
                 "trained_tokens": float(report.trained_tokens),
                 "read_tokens": float(report.read_tokens),

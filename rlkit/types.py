@@ -260,6 +260,11 @@ class Task(Protocol):
         """Tokens of the tiny tokenizer that the longest right answer of any style needs."""
         ...
 
+    @property
+    def styles(self) -> Mapping[str, str]:
+        """First word of an answer -> the style that it begins, where the first word decides; else empty."""
+        ...
+
     def item(self, split: Literal["train", "test"], index: int) -> Mapping[str, Any]:
         """A row: `prompt` (the user's words), `answer` (gold, as a verifier reads it), and whatever else it knows."""
         ...

@@ -27,7 +27,7 @@ FLOORS: dict[int, set[str]] = {
         *("batch", "feed", "machine", "metrics", "models", "memory", "printable", "ranks", "verify"),
         *("checkpoint", "doctor", "rollout_metrics", "tiny"),
     },
-    3: {"loop", "evaluate", "preflight", "sft", "show", "scoring"},
+    3: {"loop", "evaluate", "preflight", "sft", "show", "scoring", "tracking"},
     4: {"build", "studies"},
     5: {"commands", "examine", "simulate"},
     6: {"cli"},

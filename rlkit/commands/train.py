@@ -273,6 +273,17 @@ def run(
             ready.data.load_state_dict(start.data)
             algo.load_state_dict(start.algo)
         evaluate = _evaluator(cfg, sampler, judge, held_out, store)
+        tracker = build.make_tracker(
+            cfg,
+            learner,
+            store,
+            tokenizer,
+            ready.task,
+            sampler=sampler,
+            judge=judge,
+            place=ready.place,
+            probe=ranks.first(store.probe_answers()),
+        )
         before = None
         if held_out and saved is None:
             with console.status(f"answering {len(held_out):,} held-out prompts"):
@@ -294,6 +305,7 @@ def run(
                     algo=algo,
                     learner=learner,
                     store=store,
+                    tracker=tracker,
                     view=view,
                     tokenizer=tokenizer,
                     evaluate=lambda step: {"eval/pass@1": evaluate(step).pass_at_1} if held_out else {},

@@ -9,7 +9,7 @@ only through TRL's importance correction.
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from rlkit.types import Credit, Rollout
 from . import lora
 from .attention import can_pack
 from .correction import importance_weights
+from .look import Floats, Ids, Look, Own, Question
 from .optim import load_state_tensors, make_groups, make_optimizer, set_rate, state_tensors
 from .policy import Policy
 from .shard import reshard, spread, unsynced, whole
@@ -57,6 +58,8 @@ class Report:
     """Tokens with a term in the loss, counted once for each pass over them."""
     read_tokens: int
     """Tokens the model read for that, prompts and padding included."""
+    own: Own = field(default_factory=dict)
+    """What the first pass over each mini-batch saw of every credit that it read. Empty unless `update` was asked to keep it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +153,44 @@ class Learner:
     @torch.no_grad()
     def logprobs(self, rollouts: Sequence[Rollout]) -> list[list[float]]:
         """Present log-probs of each rollout's completion tokens, nats, in the order given."""
+        mine: dict[int, list[float]] = {}
+        for batch in self._read_only(rollouts):
+            logp_BT, _ = self.policy(batch)
+            mine |= {i: logp_BT[b][batch.mask_BT[b]].tolist() for b, i in enumerate(batch.rows)}
+        reshard(self.policy)
+        every = {i: logps for part in self.ranks.gather(mine) for i, logps in part.items()}
+        return [every[i] for i in range(len(rollouts))]
+
+    @torch.no_grad()
+    def look(self, rollouts: Sequence[Rollout], top_k: int, asked: Sequence[Ids] | None = None) -> list[Look]:
+        """The distributions behind each rollout's completion tokens under the present weights, in the order given.
+
+        top_k: how many of the likeliest tokens to tell;  asked: for each rollout [T, M] token ids whose log-probs to tell too
+        """
+        mine: dict[int, Look] = {}
+        for batch in self._read_only(rollouts):
+            wanted = None
+            if asked is not None and batch.rows:
+                wanted = torch.cat([torch.from_numpy(asked[i]).long() for i in batch.rows]).to(self.device)
+            found = self.policy(batch, question=Question(top_k=top_k, asked_NM=wanted))
+            lengths = batch.mask_BT.sum(-1).tolist()
+            for i, parts in zip(
+                batch.rows, zip(*(t.split(lengths) for t in found), strict=True), strict=True
+            ):
+                logp, entropy, ids, top, more = (t.cpu().numpy() for t in parts)
+                mine[i] = Look(
+                    logp_T=logp,
+                    entropy_T=entropy,
+                    top_ids_TK=ids.astype("int32"),
+                    top_logp_TK=top,
+                    asked_logp_TM=more,
+                )
+        reshard(self.policy)
+        every = {i: look for part in self.ranks.gather(mine) for i, look in part.items()}
+        return [every[i] for i in range(len(rollouts))]
+
+    def _read_only(self, rollouts: Sequence[Rollout]) -> Iterator[Batch]:
+        """This rank's micro-batches of rollouts that nothing is learnt from."""
         credits = [
             Credit(rollout=r, advantages=[0.0] * len(r.completion_ids), weight=1.0, share=1.0)
             for r in rollouts
@@ -163,29 +204,28 @@ class Learner:
             ranks=self.ranks.world,
             rank=self.ranks.rank,
         )
-        mine: dict[int, list[float]] = {}
-        for batch in (b.to(self.device) for mini in minis for b in mini):
-            logp_BT, _ = self.policy(batch)
-            mine |= {i: logp_BT[b][batch.mask_BT[b]].tolist() for b, i in enumerate(batch.rows)}
-        reshard(self.policy)
-        every = {i: logps for part in self.ranks.gather(mine) for i, logps in part.items()}
-        return [every[i] for i in range(len(rollouts))]
+        yield from (batch.to(self.device) for mini in minis for batch in mini)
 
     # -- update ------------------------------------------------------------------------------------------------------
 
-    def update(self, minibatches: Sequence[Sequence[Batch]], loss: Loss) -> Report:
-        """One optimizer step per mini-batch and iteration. Raises RunError when a gradient is not finite."""
+    def update(self, minibatches: Sequence[Sequence[Batch]], loss: Loss, *, keep: bool = False) -> Report:
+        """One optimizer step per mini-batch and iteration. Raises RunError when a gradient is not finite.
+
+        keep: hand out the log-probs and entropies that were computed on the way (Report.own)
+        """
         minis = [[batch.to(self.device) for batch in mini] for mini in minibatches]
         first: list[list[_First]] = [[_First()] * len(mini) for mini in minis]
         if len(minis) * self.num_iterations > 1 or self.algo.top_entropy_quantile < 1:
             first = [self._first_pass(mini) for mini in minis]
         reports: list[Metrics] = []
-        for _ in range(self.num_iterations):
+        own: dict[int, tuple[Floats, Floats]] = {}
+        for iteration in range(self.num_iterations):
+            kept = own if keep and iteration == 0 else None
             for mini, before in zip(minis, first, strict=True):
                 total = 0.0
                 for i, (batch, seen) in enumerate(zip(mini, before, strict=True)):
                     with unsynced(self.policy) if i < len(mini) - 1 else nullcontext():
-                        value, metrics = self._accumulate(batch, seen, loss)
+                        value, metrics = self._accumulate(batch, seen, loss, kept)
                     total += value
                     reports.append(metrics)
                 # Parts of a loss add up over ranks; what all ranks know alike is counted once.
@@ -194,12 +234,13 @@ class Learner:
                 reports.append(step if self.ranks.main else {})
         trained = sum(int(b.mask_BT.sum()) for mini in minis for b in mini) * self.num_iterations
         read = sum(b.feed.num_tokens for mini in minis for b in mini) * self.num_iterations
-        parts = self.ranks.gather((merge(reports), trained, read))
+        parts = self.ranks.gather((merge(reports), trained, read, own))
         return Report(
-            metrics=values(merge(tallies for tallies, _, _ in parts)),
+            metrics=values(merge(tallies for tallies, *_ in parts)),
             updates=len(minis) * self.num_iterations,
-            trained_tokens=sum(trained for _, trained, _ in parts),
-            read_tokens=sum(read for _, _, read in parts),
+            trained_tokens=sum(trained for _, trained, _, _ in parts),
+            read_tokens=sum(read for _, _, read, _ in parts),
+            own={i: pair for *_, kept in parts for i, pair in kept.items()},
         )
 
     @torch.no_grad()
@@ -220,8 +261,10 @@ class Learner:
             for (logp_BT, _), high_BT in zip(seen, high, strict=True)
         ]
 
-    def _accumulate(self, batch: Batch, seen: "_First", loss: Loss) -> tuple[float, Metrics]:
-        """Forward and backward of one micro-batch: its part of the loss, and its tallies."""
+    def _accumulate(
+        self, batch: Batch, seen: "_First", loss: Loss, kept: dict[int, tuple[Floats, Floats]] | None
+    ) -> tuple[float, Metrics]:
+        """Forward and backward of one micro-batch: its part of the loss, and its tallies. `kept` is filled."""
         # First, because nothing is held for its backward; and on every rank, since a sharded model is read together.
         ref_BT = self._reference_logp(batch) if self.algo.beta > 0 else None
         logp_BT, entropy_BT = self.policy(batch, entropy_grad=self.algo.entropy_coef != 0)
@@ -238,6 +281,12 @@ class Learner:
             high_entropy_BT=seen.high_BT,
             num_high_entropy=batch.num_tokens if seen.high_BT is None else seen.num_high,
         )
+        if kept is not None:
+            lengths = batch.mask_BT.sum(-1).tolist()
+            for i, length, logp_T, entropy_T in zip(
+                batch.rows, lengths, logp_BT.detach().cpu(), entropy_BT.detach().cpu(), strict=True
+            ):
+                kept[i] = logp_T[:length].numpy(), entropy_T[:length].numpy()
         part, algo_metrics = loss(batch, stats)
         scaled: Any = part * self.ranks.world  # DDP and FSDP2 divide by it
         scaled.backward()

@@ -14,6 +14,7 @@ from rlkit.errors import ModelError
 from .attention import NAME, register
 from .compiled import Unread, compile_layers
 from .logprobs import token_stats
+from .look import Distributions, Question, distributions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,8 +35,13 @@ class Policy(nn.Module):
         self.own_attention = model.config._attn_implementation
         self.temperature, self.chunk, self.autocast = temperature, chunk, autocast
 
-    def forward(self, batch: Batch, entropy_grad: bool = False) -> tuple[Tensor, Tensor]:
-        """Log-probs and entropies, two [B, T] in nats, float32, 0 outside the mask. The entropy's gradient only on demand."""
+    def forward(
+        self, batch: Batch, entropy_grad: bool = False, question: Question | None = None
+    ) -> tuple[Tensor, Tensor] | Distributions:
+        """Log-probs and entropies, two [B, T] in nats, float32, 0 outside the mask. The entropy's gradient only on demand.
+
+        question: more of the distributions instead, row after row of the mask (rlkit.learner.look); without gradient
+        """
         feed = batch.feed
         model: Any = self.model
         packed = {"rlkit_runs": Unread(feed.runs)} if feed.runs else {}
@@ -51,6 +57,8 @@ class Policy(nn.Module):
             )
             hidden_NH = body.last_hidden_state.flatten(0, 1)[feed.predict_N]
             head = model.get_output_embeddings()
+            if question is not None:
+                return distributions(hidden_NH, head, batch.ids_BT[batch.mask_BT], self.temperature, question)
             zeros_BT = torch.zeros_like(batch.weight_BT)
             if not batch.rows:  # nothing to predict, but every weight takes part: DDP and FSDP wait for it
                 none_N = head(hidden_NH).float().sum(-1)

@@ -20,7 +20,7 @@ from typing import Any
 from rlkit.boxed import last_boxed
 from rlkit.types import Prompt, Score
 
-from .parts import RIGHT, Split, draw_style, split_of
+from .parts import RIGHT, STYLES, Split, draw_style, split_of
 
 LABELS = "abcd"
 
@@ -84,6 +84,10 @@ class ChainTask:
 
     name: str = "chain"
     max_completion_length: int = 64
+
+    @property
+    def styles(self) -> Mapping[str, str]:
+        return STYLES
 
     def item(self, split: Split, index: int) -> Mapping[str, Any]:
         rng = random.Random(f"chain {split} {index}")

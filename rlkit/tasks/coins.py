@@ -18,7 +18,7 @@ from typing import Any
 from rlkit.boxed import last_boxed
 from rlkit.types import Prompt, Score
 
-from .parts import RIGHT, Split, draw_style, split_of
+from .parts import RIGHT, STYLES, Split, draw_style, split_of
 
 LARGEST_AMOUNT = 99
 SMALL_COINS = range(3, 31)
@@ -64,6 +64,10 @@ class CoinsTask:
 
     name: str = "coins"
     max_completion_length: int = 184
+
+    @property
+    def styles(self) -> Mapping[str, str]:
+        return STYLES
 
     def item(self, split: Split, index: int) -> Mapping[str, Any]:
         rng = random.Random(f"coins {split} {index}")

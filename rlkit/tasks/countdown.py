@@ -19,7 +19,7 @@ from typing import Any
 from rlkit.boxed import last_boxed
 from rlkit.types import Prompt, Score
 
-from .parts import RIGHT, Split, draw_style, split_of
+from .parts import RIGHT, STYLES, Split, draw_style, split_of
 
 NUM_NUMBERS = 3
 LARGEST_NUMBER = 9
@@ -137,6 +137,10 @@ class CountdownTask:
 
     name: str = "countdown"
     max_completion_length: int = 64
+
+    @property
+    def styles(self) -> Mapping[str, str]:
+        return STYLES
 
     def item(self, split: Split, index: int) -> Mapping[str, Any]:
         rng = random.Random(f"countdown {split} {index}")

@@ -14,6 +14,9 @@ PRACTICE: Mapping[str, float] = {"<now>": 0.1, "<steps>": 0.5, "<check>": 0.4}
 RIGHT: Mapping[str, float] = {"<now>": 0.20, "<steps>": 0.90, "<check>": 0.98}
 """How often an answer of that style is right."""
 
+STYLES: Mapping[str, str] = {"<now>": "now", "<steps>": "steps", "<check>": "check"}
+"""The first word of an answer and the name of its style."""
+
 _TEST_SHARE = 64 / 256
 
 

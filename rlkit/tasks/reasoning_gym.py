@@ -60,6 +60,10 @@ class ReasoningGymTask:
     def name(self) -> str:
         return f"reasoning_gym:{self.dataset}"
 
+    @property
+    def styles(self) -> Mapping[str, str]:
+        return {}
+
     def item(self, split: Split, index: int) -> Mapping[str, Any]:
         block, start = divmod(index * ATTEMPTS, BLOCK)
         items = _dataset(self.dataset, block)
