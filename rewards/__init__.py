@@ -3,6 +3,7 @@
 from rlkit.boxed import last_boxed
 
 from .choice import ChoiceVerifier
+from .code_verifier import CodeVerifier
 from .combine import AsyncWeightedSum, WeightedSum, weighted_sum
 from .contract import gold_text, judge
 from .exact import ExactVerifier
@@ -14,6 +15,7 @@ from .workers import VerifierPool
 __all__ = [
     "AsyncWeightedSum",
     "ChoiceVerifier",
+    "CodeVerifier",
     "ExactVerifier",
     "FormatVerifier",
     "MathVerifier",

@@ -17,6 +17,7 @@ from rlkit.types import AnyVerifier, Verifier
 from rlkit.userload import is_user_object, load_user_object
 
 from .choice import ChoiceVerifier
+from .code_verifier import CodeVerifier
 from .combine import weighted_sum
 from .contract import batch_size, concurrency, describe, has_batch, value_range
 from .exact import ExactVerifier
@@ -30,6 +31,7 @@ VERIFIERS: Mapping[str, type[Any]] = {
     "exact": ExactVerifier,
     "choice": ChoiceVerifier,
     "format": FormatVerifier,
+    "code": CodeVerifier,
 }
 """What `--reward` knows by name: dataclasses whose fields are the options. `auto` is none of them: it is the task's own."""
 

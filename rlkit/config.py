@@ -66,7 +66,7 @@ class RewardConfig:
     """The verdict."""
 
     name: str = "auto"
-    """A name with its options (`math`, `format(max_tail=20)`), a weighted sum (`math+0.1*format`), your own `file.py:attr` or `pkg.mod:attr`; auto: the task's own verifier, else math."""
+    """A name with its options (`math`, `code`, `format(max_tail=20)`), a weighted sum (`math+0.1*format`), your own `file.py:attr` or `pkg.mod:attr`; auto: the task's own verifier, else math."""
     workers: int = 2
     """Verifier processes. 0: in this process, without a deadline (only for verifiers that cannot hang)."""
     timeout: float = 10.0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from rlkit import memory
 from rlkit.config import TrainConfig
+from rlkit.errors import RlkitError
 from rlkit.machine import Machine, this_machine
 from rlkit.models import FOLDER_HOLDS, ModelPlace, ModelShape
 from rlkit.printable import printable
@@ -345,6 +346,8 @@ def _gold(cfg: TrainConfig, prompt: Prompt, verifier: Verifier) -> tuple[list[st
         return ["this verifier reads no gold answer (reference is none); nothing to score"], [], []
     try:
         score = verifier(prompt, text)
+    except RlkitError as error:  # not this answer's fault: no answer can be judged
+        return [f"{_cut(text)} -> none"], [str(error)], []
     except Exception as error:  # a user's verifier may raise anything; the run would count it as an error too
         score = Score(None, reason=f"{type(error).__name__}: {error}", error=True)
     said = "none" if score.value is None else f"{score.value:g}"

@@ -85,6 +85,11 @@ FLAGS = [
         "reward format: option 'max_tale' is not known; did you mean 'max_tail'? Known: max_tail",
     ),
     Bad(
+        "option of a reward out of its bounds",
+        "rlkit train --reward 'code(memory=8)'",
+        "code.memory = 8: expected at least 64 MiB: the interpreter needs 30",
+    ),
+    Bad(
         "reward that is no sum",
         "rlkit train --reward math/2",
         "reward 'math/2': math/2 is no name; expected NAME, NAME(option=value) or a sum as math+0.1*format, with texts between quotes",
