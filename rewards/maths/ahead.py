@@ -132,6 +132,13 @@ def is_call(tokens: Sequence[Token], place: int, word: str) -> bool:
     return texts[:1] == ["("] and (word in CALLED or (len(word) == 1 and texts == ["(", "0", ")"]))
 
 
+def is_pair_of_numbers(tokens: Sequence[Token], place: int) -> bool:
+    """Whether (5, 2) stands here, as in C(5, 2)."""
+    ahead = tokens[place : place + 5]
+    kinds = [token.kind if token.kind == "num" else token.text for token in ahead]
+    return kinds == ["(", "num", ",", "num", ")"]
+
+
 def is_inverse(tokens: Sequence[Token], place: int, word: str) -> bool:
     """Whether ^{-1}( stands here, as in f^{-1}(x)."""
     return word in CALLED and [token.text for token in tokens[place : place + 6]] == [

@@ -35,6 +35,9 @@ _PRICE_COMMA = re.compile(r"(?<=\d),(?=\d{1,2}\s*(?:\\?[$%]|[€£]|\\euro))")
 _LABEL = re.compile(
     r"\s*(?P<font>\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{\s*)?\(?([A-J])\)\s*(?P<end>\})?(?:\\[ ,;]|\\q?quad(?![a-z])|~|\s)*(?=\S)"
 )
+_TURNS = re.compile(r"(?<![a-zA-Z\\])([klmn])\s*(?:\\cdot\s*)?(?:\\pi|π)|(?:\\pi|π)\s*([klmn])(?![a-zA-Z])")
+_BETWEEN = re.compile(r"[\s,;、，]|\band\b|\$")
+_KINDS = {"letters": re.compile(r"[A-H]"), "circles": re.compile(r"[①-⑳]"), "numbers": re.compile(r"\(\d\)")}
 _CHOICE = re.compile(r"\(?([A-J])[).:]\s*\S|\(?([A-J])\)?[.:]?$")
 
 
@@ -72,7 +75,9 @@ def _by_reading(gold: str, answer: str, tolerance: Fraction | None) -> Verdict:
     if all(_SPOKEN.fullmatch(text) for text in spoken) and normal_words(spoken[0]) == normal_words(spoken[1]):
         return Verdict(True, "as words")
     first: Verdict | None = None
-    letters = _declared(gold), _declared(answer)
+    letters = _declared(gold) or _turning(gold), _declared(answer) or _turning(answer)
+    declared = bool(_declared(gold) or _declared(answer))
+    letters = letters if declared else ("", "")
     for expected in _readings(gold):
         for found in _readings(answer):
             if letters[0] and letters[1] and letters[0] != letters[1]:
@@ -82,7 +87,7 @@ def _by_reading(gold: str, answer: str, tolerance: Fraction | None) -> Verdict:
                 equal = comparison.same(expected, found)
             except TooLarge as error:
                 return Verdict(False, f"too large to work out: {error}")
-            if not equal and same_families(expected, found, bool(letters[0] or letters[1])):
+            if not equal and same_families(expected, found, declared):
                 equal = comparison.by("as values of a running integer", True)
             verdict = Verdict(equal, comparison.step)
             if equal:
@@ -144,8 +149,33 @@ def _declared(text: str) -> str:
     return letters.pop() if len(letters) == 1 else ""
 
 
+@lru_cache(maxsize=4096)
+def _turning(text: str) -> str:
+    r"""The letter that counts turns in a text that does not say so: k in k\pi."""
+    letters = {one or other for one, other in _TURNS.findall(text)}
+    return letters.pop() if len(letters) == 1 else ""
+
+
+def _labels(text: str) -> tuple[str, frozenset[str]]:
+    """The kind of labels that a text consists of, and which: 'AC' and 'A, C', '①③', '(1)(3)'; ('', none): other text."""
+    pieces = [piece for piece in _BETWEEN.split(plain(text)) if piece]
+    for kind, label in _KINDS.items():
+        if len(pieces) == 1:  # a run of choices is in order; BAC is a name, or a ranking
+            found = label.findall(pieces[0])
+            listed = "".join(found) == pieces[0] and found == sorted(set(found))
+        else:
+            found = pieces
+            listed = all(label.fullmatch(piece) for piece in pieces) and len(set(pieces)) == len(pieces)
+        if found and listed:
+            return kind, frozenset(found)
+    return "", frozenset()
+
+
 def _choices(gold: str, answer: str) -> bool | None:
     """'(B) 5' is the choice B; None: neither is a single letter, or one is no choice."""
+    labels = _labels(gold), _labels(answer)
+    if labels[0][0] and labels[0][0] == labels[1][0] and max(len(found) for _, found in labels) > 1:
+        return labels[0][1] == labels[1][1]
     letters = [_CHOICE.match(plain(text)) for text in (gold, answer)]
     if None in letters or not any(match[2] for match in letters if match):
         return None

@@ -12,8 +12,15 @@ _PLURAL = re.compile(
     r"(?:\b(?:are|be|were|either|both|values|solutions|roots|answers|pairs)|[:=])[\s*]*\Z", re.IGNORECASE
 )
 _MATHEMATICS = re.compile(
-    r"(?:[^A-Za-z\\]|(?<![A-Za-z])[b-zB-HJ-Z](?![A-Za-z])|(?<![A-Za-z])(?:and|or|sqrt|pi|[ap]\.?m)(?![A-Za-z]))+",
+    r"(?:[^A-Za-z\\]|\\(?!text|mathrm|mbox)[a-zA-Z]+|\\[,;! ]|(?<![A-Za-z])[b-zB-HJ-Z](?![A-Za-z])|(?<![A-Za-z])(?:and|or|sqrt|pi|[ap]\.?m)(?![A-Za-z]))+",
     re.IGNORECASE,
+)
+_ENVIRONMENT = re.compile(
+    r"\\begin\s*\{(equation|align|aligned|gather|gathered|math|displaymath)(\*?)\}(?:(?!\\begin).)*\\end\s*\{\1\2\}\Z",
+    re.DOTALL,
+)
+_SPOKEN = re.compile(
+    r"(?:(?i:yes|no|true|false|none|undefined|no (?:real )?solutions?|does not exist)|[A-Z]{1,5})[.!]?"
 )
 _CLOSING = re.compile(r"I hope (?:it|this) is correct\.?", re.IGNORECASE)
 _NO_WORDS = {
@@ -37,7 +44,10 @@ _NO_WORDS = {
 
 
 def last_formula(text: str) -> Found | None:
-    """A displayed formula of several lines that the text ends with."""
+    """A displayed formula of several lines, or an environment, that the text ends with."""
+    ending = _ENVIRONMENT.search(text[-3 * MAX_LINE :])
+    if ending is not None:
+        return Found(ending.group(), "in the last formula")
     if not text.endswith(("\\]", "$$")) or "\n" not in text[-3 * MAX_LINE :]:
         return None
     formulas = formulas_of(text[-3 * MAX_LINE :])
@@ -52,7 +62,7 @@ def last_line(text: str) -> Found | None:
     if not lines:
         return None
     line = lines[-1].strip()[-MAX_LINE:]
-    if is_bare(line):
+    if is_bare(line) or _SPOKEN.fullmatch(line):
         return Found(line, "as the last line")
     formulas = _stated(line, formulas_of(line))
     numbers = [

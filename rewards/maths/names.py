@@ -114,6 +114,8 @@ def binding(relation: Relation, weak: bool = False) -> tuple[Term, Term] | None:
         return None
     if _vanishing_sum(first, last):
         return None
+    if weak and len(relation.ops) > 1 and not isinstance(last, Opaque | Words):
+        return first, last  # a chain ends with what it shows
     if is_name(first, weak) and not defined(first) & free_letters(last):
         return first, last
     if isinstance(first, Opaque) and _OPERATORS.match(first.text):

@@ -230,12 +230,8 @@ class Parser:
             return Op(f"call:inverse {word}", self._arguments())
         if ahead.is_call(self.tokens, self.place, word):
             return Op(f"call:{word}", self._arguments())
-        if word == "C" and self._peek() == "(" and self._kind() == "op":
-            place = self.place
-            chosen = self._arguments()
-            if len(chosen) == 2 and all(isinstance(part, Number) for part in chosen):
-                return Op("binom", chosen)
-            self.place = place
+        if word == "C" and ahead.is_pair_of_numbers(self.tokens, self.place):
+            return Op("binom", self._arguments())
         letters: list[Term] = [Symbol(letter) for letter in word]
         if len(word) == 1 and ahead.is_index(self.tokens, self.place):
             letters = [Symbol(f"{word}_{self._take().text}")]

@@ -15,7 +15,9 @@ from .scan import Token, matches, scan
 from .sides import between, clock, compound, depths_of, normal_words, side, spoken, words_of
 from .terms import (
     Builder,
+    Interval,
     Listing,
+    Op,
     Opaque,
     Quantity,
     Relation,
@@ -32,7 +34,7 @@ _FILLER = set(
     "only just exactly about approximately approx roughly around the is are equals equal answer value total so thus hence "
     "therefore we get have an a our final all and either both namely".split()
 )
-_TABLES = {"cases", "aligned", "align", "gathered", "dcases", "rcases"}
+_TABLES = {"cases", "aligned", "align", "gather", "gathered", "dcases", "rcases"}
 _SIGNS = {
     sign: sign
     for sign in ("<", ">", "=", "\\le", "\\ge", "\\ne", "\\approx", "+", "-", "*", "/", "\\in", "\\subset")
@@ -328,6 +330,11 @@ def item(tokens: list[Token]) -> Term:
     if not sides[0]:
         if len(sides) == 2 and ops[0] in ("=", "~", "in"):
             return side(sides[1], inside)
+        if len(sides) == 2 and sides[1] and ops[0] in ("<", "<=", ">", ">="):
+            bound, infinity = side(sides[1], inside), Symbol("oo")
+            if ops[0][0] == ">":
+                return Interval(bound, infinity, ops[0] == ">=", False)
+            return Interval(Op("neg", (infinity,)), bound, False, ops[0] == "<=")
         raise Unreadable("a relation without a left side")
     if not sides[-1] and len(sides) > 2 or (len(sides) == 2 and not sides[1] and ops[0] == "="):
         sides, ops = sides[:-1], ops[:-1]

@@ -129,7 +129,7 @@ _ROWS = re.compile(r"\\begin\s*\{|\\\\\s*\[")
 _DOUBLED = re.compile(r"\\\\(?=[a-zA-Z{}()\[\],;!%$|])")
 _BARS = re.compile(r"\\(left|right)\s*(?:\||\\[lr]?vert(?![a-zA-Z]))")
 _SIZES = re.compile(
-    r"\\(?:left|right|[bB]ig{1,2}[lrm]?|middle)\s*\.(?!\d)|\\(?:left|right|middle|[bB]ig{1,2}[lrm]?|displaystyle|textstyle"
+    r"\\(?:begin|end)\s*\{(?:equation|math|displaymath)\*?\}|\\(?:left|right|[bB]ig{1,2}[lrm]?|middle)\s*\.(?!\d)|\\(?:left|right|middle|[bB]ig{1,2}[lrm]?|displaystyle|textstyle"
     r"|scriptstyle|limits|nolimits|rm|bf|it|nonumber|hfill|noindent|strut|num|boxed|fbox|underline|large|Large|LARGE|small|huge|qed|blacksquare|square|phantom\s*\{[^{}]*\})(?![a-zA-Z])"
 )
 _THOUSANDS = re.compile(
