@@ -149,6 +149,7 @@ _UNIT_POWER = re.compile(r"(\\(?:text|mathrm|mbox)\s*\{[^{}]*\^)\{(-?\d)\}")
 _HTML = re.compile(r"<(su[bp])>([^<>]{1,60})</\1>")
 _OUTWARD = re.compile(r"([\[\](])([^\[\]]*,[^\[\]]*)([\[\])])")
 _COLORS = re.compile(r"\\(?:color|textcolor|colorbox)\s*(?:\[[^\]]*\])?\{[^{}]*\}")
+_MODULES = re.compile(r"\b(?:np|numpy|math|sympy|sp)\.(?=[a-z])")
 _RUPEES = re.compile(r"\bRs\b\.?\s*")
 _GLUED = re.compile(r"\\q?quad(?=[a-zA-Z])")
 _SPACED = re.compile(r"(?<![\d.,\w\\^_/])\d{1,3}(?: \d{3})+(?![\d\w.]*\d)")
@@ -258,6 +259,8 @@ def unify(text: str) -> str:
     r"""The text in ASCII LaTeX, without sizes and spaces of LaTeX; 'x²\,' becomes 'x^{2} '."""
     if not text.isascii():
         text = text.translate(_TRANSLATE)
+    if "." in text:
+        text = _MODULES.sub("", text)
     if "Rs" in text:
         text = _RUPEES.sub(r"\\rupee ", text)
     if "$" in text:
