@@ -1,113 +1,176 @@
-"""The inside of a verifier process: read an item, judge it, answer; end when the parent does.
+"""The inside of a judging process: read answers, judge them, send verdicts; one at a time, in batches, or many at once.
 
-Started by `workers.VerifierPool` as a fresh interpreter, so it holds no thread, lock or GPU of the parent, and does not
-run the user's script again. It answers in JSON, never in pickles: what runs here is not trusted over there.
+It answers in JSON, never in pickles: what runs here is not trusted in the pool's process.
 """
 
-import ctypes
+import asyncio
 import json
 import os
 import pickle
-import runpy
-import signal
+import random
+import resource
+import socket
+import struct
 import sys
-import types
-from multiprocessing.connection import Connection
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rlkit.types import AnyVerifier, Score
 
-from .contract import describe, judge, warm_up
+from .contract import (
+    Item,
+    describe,
+    failure,
+    has_batch,
+    is_async,
+    judge,
+    judge_async,
+    judge_batch,
+    judge_batch_async,
+)
+from .wire import HEADER_BYTES, frame, frame_length, read_frame, write_frame
 
-MAX_MESSAGE = 1 << 20
+MAX_VERDICT = 1 << 20
 """Bytes of one verdict."""
-
-inside = False
-"""Whether this process is a worker: a pool refuses to start in one."""
+_TICKET = struct.Struct(">Q")
 
 
-def serve(fd: int, parent: int) -> None:
-    """Judge what comes through the socket `fd` until it closes. Never returns."""
-    global inside
-    inside = True
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    os.set_inheritable(fd, False)
-    _end_with(parent)
-    connection = Connection(fd)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What a judge is held to."""
+
+    folder: str
+    """Of its keeper; each judge has its working directory in it, which is removed with it."""
+    timeout: float
+    """Seconds after which one call of an async verifier is cancelled."""
+    memory_limit: int
+    """Bytes that judging may add to what the verifier takes when it is loaded."""
+
+
+def serve(sock: socket.socket, load: Callable[[], AnyVerifier], rules: Rules) -> None:
+    """Judge what comes through the socket until it closes. Never returns."""
     try:
-        _judge_all(connection)
+        verifier = load()
+        _settle_in(rules)
+    except Exception as error:  # importing users' code raises anything; the pool raises it as one sentence
+        write_frame(sock, json.dumps({"failed": describe(error)}).encode())
+        os._exit(1)
+    write_frame(sock, json.dumps({"ready": os.getpid()}).encode())
+    try:
+        if is_async(verifier):
+            asyncio.run(_judge_at_once(sock, verifier, rules))
+        else:
+            _judge_in_turn(sock, verifier, rules)
     except (EOFError, ConnectionError):
         os._exit(0)
-    except SystemExit as error:
-        sys.stdout.flush()
-        os._exit(error.code if isinstance(error.code, int) else 1)
+    except BaseException as error:
+        _end_by(error)
 
 
-def _judge_all(connection: Connection) -> None:
-    verifier = _receive_verifier(connection)
+def _settle_in(rules: Rules) -> None:
+    """A folder, random numbers and a memory limit of its own."""
+    folder = tempfile.mkdtemp(dir=rules.folder)
+    os.chdir(folder)
+    os.environ.update(TMPDIR=folder, TEMP=folder, TMP=folder)
+    tempfile.tempdir = None  # it remembers the one before
+    random.seed()  # a fork copies the state: judges would draw the same numbers
+    # RLIMIT_DATA counts private memory that can be written. RLIMIT_AS would count address space, of which torch,
+    # jemalloc and thread stacks reserve far more than they use. What is loaded already is not the answer's fault.
+    if sys.platform == "linux":
+        limit = _data_bytes() + rules.memory_limit
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _data_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[5])
+    return pages * resource.getpagesize()
+
+
+def _judge_in_turn(sock: socket.socket, verifier: AnyVerifier, rules: Rules) -> None:
     while True:
-        prompt, text = pickle.loads(connection.recv_bytes())
-        message = encode(judge(verifier, prompt, text))
-        if len(message) > MAX_MESSAGE:
-            huge = f"the verdict is {len(message)} bytes long, expected at most {MAX_MESSAGE}"
-            message = encode(Score(None, reason=huge, error=True))
-        connection.send_bytes(message)
+        ticket, payload = split_ticket(read_frame(sock))
+        try:
+            items = pickle.loads(payload)
+            if len(items) > 1 and has_batch(verifier):
+                scores = judge_batch(verifier, items)
+            else:
+                scores = [judge(verifier, prompt, text) for prompt, text in items]
+        except Exception as error:  # of a batch, whose answers are judged again one by one; or of a row that does not unpickle
+            write_frame(sock, _failed(ticket, error))
+            continue
+        write_frame(sock, _verdicts(ticket, scores, rules))
 
 
-def _receive_verifier(connection: Connection) -> AnyVerifier:
-    """Load and warm up the verifier, and say so; a failure is told in one sentence and ends the process."""
+async def _judge_at_once(sock: socket.socket, verifier: AnyVerifier, rules: Rules) -> None:
+    reader, writer = await asyncio.open_connection(sock=sock)
+    running: set[asyncio.Task[None]] = set()
+    while True:
+        try:
+            header = await reader.readexactly(HEADER_BYTES)
+            ticket, payload = split_ticket(await reader.readexactly(frame_length(header)))
+        except asyncio.IncompleteReadError as error:
+            raise EOFError from error
+        task = asyncio.create_task(_judge_one(writer, verifier, rules, ticket, payload))
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+
+def _end_by(error: BaseException) -> None:
+    """What is no Exception (sys.exit, KeyboardInterrupt, a user's own) ends the process, and costs its item."""
+    print(f"a verifier process ends by {describe(error)}", file=sys.stderr, flush=True)
+    os._exit(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1)
+
+
+async def _judge_one(
+    writer: asyncio.StreamWriter, verifier: AnyVerifier, rules: Rules, ticket: int, payload: bytes
+) -> None:
+    deadline = asyncio.timeout(rules.timeout)
     try:
-        pickled, script = pickle.loads(connection.recv_bytes())
-        if script is not None:
-            _load_script(script)
-        verifier: AnyVerifier = pickle.loads(pickled)
-        warm_up(verifier)
-    except (
-        Exception
-    ) as error:  # importing users' code can raise anything; the parent raises it as one sentence
-        connection.send_bytes(json.dumps({"failed": describe(error)}).encode())
-        os._exit(1)
-    connection.send_bytes(json.dumps({"ready": True}).encode())
-    return verifier
+        items: Sequence[Item] = pickle.loads(payload)
+        async with deadline:
+            if len(items) > 1 and has_batch(verifier):
+                scores = await judge_batch_async(verifier, items)
+            else:
+                scores = [await judge_async(verifier, prompt, text) for prompt, text in items]
+        message = _verdicts(ticket, scores, rules)
+    except Exception as error:  # as above, and TimeoutError at the deadline
+        message = _failed(ticket, error, timed_out=deadline.expired())
+    except BaseException as error:
+        _end_by(error)
+        raise
+    writer.write(frame(message))
 
 
-def _load_script(path: str) -> None:
-    """Make the classes of the parent's guarded script importable, by the name that multiprocessing gives it."""
-    module = types.ModuleType("__mp_main__")
-    module.__dict__.update(runpy.run_path(path, run_name="__mp_main__"))
-    sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+def join_ticket(ticket: int, payload: bytes) -> bytes:
+    """The number that the verdict of this payload will carry, and the payload."""
+    return _TICKET.pack(ticket) + payload
 
 
-def _end_with(parent: int) -> None:
-    """Die when the parent dies, even inside C code that would never look at the socket; and die first when memory ends."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(0)
-    try:
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    except OSError:
-        pass  # without /proc, the system chooses
+def split_ticket(message: bytes) -> tuple[int, bytes]:
+    return _TICKET.unpack_from(message)[0], message[_TICKET.size :]
 
 
-def encode(score: Score) -> bytes:
-    fields = {"value": score.value, "reason": score.reason, "parts": dict(score.parts), "error": score.error}
+def _verdicts(ticket: int, scores: Sequence[Score], rules: Rules) -> bytes:
+    starved = any(score.error and score.reason.startswith("MemoryError") for score in scores)
+    fields: dict[str, Any] = {"ticket": ticket, "scores": [_bounded(score, rules) for score in scores]}
+    if starved:
+        fields["worn"] = True  # what else it holds may be broken: the pool replaces it
     return json.dumps(fields).encode()
 
 
-def decode(message: bytes) -> Score:
-    """The Score in a worker's message, unchecked. Raises ValueError, KeyError or TypeError when there is none."""
-    fields = json.loads(message)
-    return Score(fields["value"], reason=fields["reason"], parts=fields["parts"], error=fields["error"])
+def _bounded(score: Score, rules: Rules) -> list[Any]:
+    reason = score.reason
+    if score.error and reason.startswith("MemoryError"):
+        reason += f"; judging may take {rules.memory_limit:,} bytes (reward.memory_limit)"
+    fields = [score.value, reason, dict(score.parts), score.error]
+    size = sum(len(name) for name in score.parts)
+    if size > MAX_VERDICT:
+        return [None, f"the verdict is {size} bytes long, expected at most {MAX_VERDICT}", {}, True]
+    return fields
 
 
-def decode_greeting(message: bytes) -> str | None:
-    """Why the worker cannot judge; None: it is ready."""
-    try:
-        greeting = json.loads(message)
-    except ValueError:
-        greeting = message
-    if greeting == {"ready": True}:
-        return None
-    return str(greeting["failed"] if isinstance(greeting, dict) and "failed" in greeting else greeting)
+def _failed(ticket: int, error: Exception, timed_out: bool = False) -> bytes:
+    return json.dumps({"ticket": ticket, "failed": failure(error).reason, "timed_out": timed_out}).encode()

@@ -1,73 +1,55 @@
-"""Verifier processes with a deadline that holds: a worker that hangs is killed and replaced, and one item pays for it.
+"""Verifier processes with a deadline that holds: one that hangs is killed and replaced, and one answer pays for it.
 
-Why not concurrent.futures or multiprocessing.Pool: neither can kill the one process that hangs. Why a fresh interpreter
-and not a fork: the parent holds torch's and vLLM's threads and locks. Why not multiprocessing's spawn: it runs the
+    VerifierPool     what callers see: score, stream, metrics
+    crew.Crew        its thread: hands answers out, hears verdicts, watches clocks
+    slot.Slot        one place: a keeper and its judge
+    keeper, worker   the inside of these two processes
+
+Why not concurrent.futures or multiprocessing.Pool: neither can kill the one process that hangs. Why fresh interpreters
+and not forks of this process: it holds torch's and vLLM's threads and locks. Why not multiprocessing's spawn: it runs the
 user's script again, and scripts without `if __name__ == "__main__":` would train inside their own workers.
 """
 
 import os
 import pickle
 import re
-import signal
-import socket
-import struct
-import subprocess
 import sys
 import threading
 import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from rlkit.errors import ConfigError, RolloutError
 from rlkit.types import AnyVerifier, Prompt, Score
 
-from . import worker
-from .contract import check_score, describe, gold_text, judge, verifier_name
+from . import keeper
+from .contract import batch_size, concurrency, describe, gold_text, judge, value_range, verifier_name
+from .crew import Crew
+from .desk import Asked, Call
+from .slot import Terms
+from .tally import Tally
 
-START_SECONDS = 120.0
-"""For an interpreter to start and to import what the verifier needs, on a machine that is busy."""
-MAX_FAILED_STARTS = 3
-"""Workers in a row that may die before they judge anything."""
-_PROGRAM = "import sys; sys.path[:] = {path!r}; from rlkit.rewards.worker import serve; serve({fd}, {parent})"
+MEMORY_LIMIT = 2 << 30
+"""Bytes that judging may take. sympy stays under a tenth of it."""
+RECYCLE_AFTER = 10_000
+"""Answers to one process: a verifier that leaks 10 kB with each has then lost 100 MB."""
+_WINDOW_CHARACTERS = 1 << 26
+"""Of the answers that `stream` holds at once, at most."""
 _GUARD = re.compile(r"^if\s+__name__\s*==\s*['\"]__main__['\"]", re.MULTILINE)
-
-
-class _Worker:
-    """One process and what it is doing: starting (no verdict yet possible), idle (no item) or judging an item."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]", connection: Connection) -> None:
-        self.process = process
-        self.connection = connection
-        self.started = False
-        self.judged = False
-        self.item: int | None = None  # None: idle, or starting
-        self.deadline = time.monotonic() + START_SECONDS
-
-    def kill(self) -> int | None:
-        """End the process and all it started; its exit code (None: the system does not let it end)."""
-        # Before it is waited for: until then nobody else can get its process id.
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
-        self.connection.close()
-        try:
-            return self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            return None
+_POOLS: "weakref.WeakSet[VerifierPool]" = weakref.WeakSet()
 
 
 class VerifierPool:
     """Scores many answers with one verifier in `workers` processes, each answer within `timeout` seconds.
 
-    Workers start at the first call, stay warm between calls, and end with this process however it ends. Results come in
-    the order of the items. Calls from several threads wait for each other. Fails with RolloutError only when no worker
-    can start; whatever happens to one item is an error Score of that item.
+    Processes start at the first call, stay warm between calls, and end with this process however it ends. Verdicts come
+    in the order of the answers. Calls from several threads share the processes in turn. Fails with RolloutError only when
+    no process can judge; whatever happens to one answer is an error Score of that answer.
+
+    memory_limit: bytes that judging may add to a process, beyond what the verifier takes when it is loaded
+    recycle_after: answers after which a process is replaced, so that a verifier that leaks does not grow without end
 
     >>> from .exact import ExactVerifier
     >>> with VerifierPool(ExactVerifier(), workers=0, timeout=10.0) as pool:
@@ -75,29 +57,61 @@ class VerifierPool:
     1.0
     """
 
-    timeouts: int
-    """Items whose worker was killed at the deadline, since the pool was made."""
-    crashes: int
-    """Items whose worker died."""
-    errors: int
-    """Items whose verifier raised, or returned what is no verdict, or an error of its own."""
-
-    def __init__(self, verifier: AnyVerifier, workers: int, timeout: float) -> None:
+    def __init__(
+        self,
+        verifier: AnyVerifier,
+        workers: int,
+        timeout: float,
+        *,
+        memory_limit: int = MEMORY_LIMIT,
+        recycle_after: int = RECYCLE_AFTER,
+    ) -> None:
         if workers < 0:
             raise ConfigError(f"reward.workers = {workers}: expected 0 or more processes")
         if not timeout > 0:
             raise ConfigError(f"reward.timeout = {timeout}: expected a positive number of seconds")
-        self.timeouts = self.crashes = self.errors = 0
+        if memory_limit <= 0:
+            raise ConfigError(f"reward.memory_limit = {memory_limit}: expected a positive number of bytes")
+        if recycle_after <= 0:
+            raise ConfigError(
+                f"reward.recycle_after = {recycle_after}: expected a positive number of answers"
+            )
+        value_range(verifier)  # what it declares wrongly is told here, and not once per answer
         self._verifier = verifier
-        self._workers = workers
-        self._timeout = timeout
+        self._terms = Terms(
+            workers=workers, timeout=timeout, memory_limit=memory_limit, recycle_after=recycle_after
+        )
+        self._ahead = max(4096, 4 * workers * concurrency(verifier) * batch_size(verifier))
+        self._tally = Tally()
         self._lock = threading.Lock()
-        self._crew: list[_Worker] = []
-        self._failed_starts = 0
-        self._starter: ThreadPoolExecutor | None = None  # None: nothing started yet
+        self._crew: Crew | None = None  # None: nothing started yet
         if workers > 0:
-            self._pickled = _pickle_verifier(verifier)
-            weakref.finalize(self, _kill_all, self._crew, os.getpid())
+            self._pickled, self._script = _pickle_verifier(verifier)
+        _POOLS.add(self)
+
+    @property
+    def timeouts(self) -> int:
+        """Answers that were not judged by their deadline, since the pool was made."""
+        return self._tally.timeouts
+
+    @property
+    def crashes(self) -> int:
+        """Answers whose process died."""
+        return self._tally.crashes
+
+    @property
+    def errors(self) -> int:
+        """Answers whose verifier raised, or returned what is no verdict, or an error of its own."""
+        return self._tally.errors
+
+    def metrics(self) -> dict[str, float]:
+        """Speed and faults since the last call, under the names of metrics.jsonl."""
+        return self._tally.metrics(self._terms.workers)
+
+    def processes(self) -> list[int]:
+        """Process ids of the judges that are ready."""
+        crew = self._crew
+        return [] if crew is None else [s.pid for s in crew.slots if s.pid is not None and s.state == "ready"]
 
     def __enter__(self) -> "VerifierPool":
         return self
@@ -108,12 +122,11 @@ class VerifierPool:
         self.close()
 
     def close(self) -> None:
-        """End all workers, once a call in another thread is done. A later call starts new ones."""
+        """End all processes; a call that another thread is in fails. A later call starts new ones."""
         with self._lock:
-            _kill_all(self._crew, os.getpid())
-            if self._starter is not None:
-                self._starter.shutdown()
-                self._starter = None
+            crew, self._crew = self._crew, None
+        if crew is not None:
+            crew.stop()
 
     def __call__(self, prompt: Prompt, text: str) -> Score:
         """A pool is a verifier itself: one that cannot hang."""
@@ -127,172 +140,124 @@ class VerifierPool:
     ) -> list[Score]:
         """One Score per (prompt, answer), in order. `progress` is told how many are done, each time one is."""
         scores: dict[int, Score] = {}
-        with self._lock:
-            if self._workers == 0:
-                for index, (prompt, text) in enumerate(items):
-                    scores[index] = self._count(judge(self._verifier, prompt, text))
-                    if progress is not None:
-                        progress(len(scores))
-            elif items:
-                self._score(items, scores, progress)
+        for index, score in self._verdicts(items, ahead=len(items)):
+            scores[index] = score
+            if progress is not None:
+                progress(len(scores))
         return [scores[index] for index in range(len(items))]
 
-    def _score(
-        self,
-        items: Sequence[tuple[Prompt, str]],
-        scores: dict[int, Score],
-        progress: Callable[[int], None] | None,
-    ) -> None:
-        waiting = deque(range(len(items)))
+    def stream(self, items: Iterable[tuple[Prompt, str]], ahead: int | None = None) -> Iterator[Score]:
+        """The Score of each answer, in order, while `items` is read no further than `ahead` answers before the one given out.
+
+        ahead: None is enough that one answer that hangs keeps no process idle, and 64 Mi characters at most
+        """
+        early: dict[int, Score] = {}
+        following = 0
+        for index, score in self._verdicts(items, ahead=ahead or self._ahead, characters=_WINDOW_CHARACTERS):
+            early[index] = score
+            while following in early:
+                yield early.pop(following)
+                following += 1
+
+    def _verdicts(
+        self, items: Iterable[tuple[Prompt, str]], ahead: int, characters: int | None = None
+    ) -> Iterator[tuple[int, Score]]:
+        """Verdicts with the index of their answer, as they come."""
+        if self._terms.workers == 0:
+            for index, (prompt, text) in enumerate(items):
+                began = time.monotonic()
+                score = judge(self._verifier, prompt, text)
+                self._tally.judged(time.monotonic() - began, 1)
+                self._tally.errors += score.error
+                yield index, score
+            return
+        source = enumerate(items)
+        call = Call()
+        crew = None
+        window = _Window(ahead, characters)
+        self._tally.opened()
         try:
-            while len(scores) < len(items):
-                self._hire(min(self._workers, len(items) - len(scores)))
-                for member in list(self._crew):
-                    if member.started and member.item is None and waiting:
-                        self._assign(member, waiting, items)
-                for member in self._await_any():
-                    index = member.item
-                    score = self._hear(member)
-                    if score is not None and index is not None:
-                        scores[index] = score
-                        if progress is not None:
-                            progress(len(scores))
+            while True:
+                more = window.fill(call, source)
+                if window.empty:
+                    return
+                if crew is None:
+                    crew = self._ready_crew()
+                    crew.open(call)
+                elif more:
+                    crew.added()
+                found = call.verdicts.get()
+                if isinstance(found, RolloutError):
+                    raise found
+                for index, score in found:
+                    window.done(index)
+                    yield index, score
         finally:
-            # Left early (Ctrl-C, a failing progress): what they would answer belongs to no later call.
-            for member in [member for member in self._crew if member.item is not None]:
-                self._dismiss(member)
+            self._tally.closed()
+            if crew is not None:
+                crew.left(call)
 
-    def _hire(self, size: int) -> None:
-        while len(self._crew) < size:
-            if self._failed_starts >= MAX_FAILED_STARTS:
-                failed, self._failed_starts = self._failed_starts, 0
-                raise RolloutError(
-                    f"{failed} verifier processes in a row died before they could judge anything; "
-                    f"does {_name(self._verifier)} import here, and is there memory left? reward.workers = 0 shows its fault"
-                )
-            # Linux ends a child with the thread that started it, so one thread lives as long as the pool.
-            if self._starter is None:
-                self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="verifier-starter")
-            self._crew.append(self._starter.submit(_start, self._pickled).result())
+    def _ready_crew(self) -> Crew:
+        with self._lock:
+            if self._crew is None or not self._crew.alive:
+                self._crew = Crew(self._verifier, self._pickled, self._script, self._terms, self._tally)
+                weakref.finalize(self, self._crew.stop)
+            return self._crew
 
-    def _assign(self, member: _Worker, waiting: "deque[int]", items: Sequence[tuple[Prompt, str]]) -> None:
-        message = pickle.dumps(items[waiting[0]], protocol=pickle.HIGHEST_PROTOCOL)
-        try:
-            member.connection.send_bytes(message)
-        except OSError:  # it died while idle, or does not read: not this item's fault
-            self._dismiss(member)
-            self._failed_starts += not member.judged
-            return
-        member.item = waiting.popleft()
-        member.deadline = time.monotonic() + self._timeout
-
-    def _await_any(self) -> list[_Worker]:
-        """Workers that have something to say, or nothing left to say it in time."""
-        expected = [member for member in self._crew if member.item is not None or not member.started]
-        if not expected:
-            return []
-        patience = max(0.0, min(member.deadline for member in expected) - time.monotonic())
-        heard = wait([member.connection for member in expected], patience)
-        now = time.monotonic()
-        # A verdict that lies ready counts, however late this process comes to read it.
-        return [member for member in expected if member.connection in heard or member.deadline <= now]
-
-    def _hear(self, member: _Worker) -> Score | None:
-        """The verdict on the member's item; None: it was starting, and is ready now or gone."""
-        try:
-            message = member.connection.recv_bytes(worker.MAX_MESSAGE) if member.connection.poll() else None
-        except (EOFError, OSError):
-            return self._bury(member)
-        if message is None:
-            return self._overdue(member)
-        if not member.started:
-            self._greet(member, message)
-            return None
-        try:
-            score = check_score(worker.decode(message), "the verifier process")
-        except (ValueError, TypeError, KeyError, RolloutError):
-            self._dismiss(member)
-            self.crashes += 1
-            return Score(
-                None, reason="the verifier process sent what is no verdict; it was replaced", error=True
-            )
-        member.item = None
-        member.judged = True
-        self._failed_starts = 0
-        return self._count(score)
-
-    def _greet(self, member: _Worker, message: bytes) -> None:
-        greeting = worker.decode_greeting(message)
-        if greeting is None:
-            member.started = True
-            return
-        self._dismiss(member)
-        raise RolloutError(f"{_name(self._verifier)} cannot be loaded in a verifier process: {greeting}")
-
-    def _overdue(self, member: _Worker) -> Score | None:
-        self._dismiss(member)
-        if not member.started:
-            self._failed_starts += 1
-            return None
-        self.timeouts += 1
-        return Score(None, reason=f"timed out after {self._timeout:g} s; its process was killed", error=True)
-
-    def _bury(self, member: _Worker) -> Score | None:
-        code = self._dismiss(member)
-        if not member.started:
-            self._failed_starts += 1
-            return None
-        self._failed_starts = 0
-        self.crashes += 1
-        return Score(None, reason=f"the verifier process {_ending(code)}; it was replaced", error=True)
-
-    def _dismiss(self, member: _Worker) -> int | None:
-        self._crew.remove(member)
-        return member.kill()
-
-    def _count(self, score: Score) -> Score:
-        self.errors += score.error
-        return score
+    def _after_fork(self) -> None:
+        """In a fork of the process that made the pool: let go of its processes, which are not ours; start our own when asked."""
+        self._lock = threading.Lock()
+        if self._crew is not None:
+            self._crew.forget()
+            self._crew = None
 
 
-def _start(pickled: tuple[bytes, str | None]) -> _Worker:
-    """A new worker that has been sent its verifier and is loading it."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        # A worker that does not read must not hold up this process for ever.
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(START_SECONDS), 0))
-        path = [os.path.abspath(entry) for entry in sys.path]
-        program = _PROGRAM.format(path=path, fd=theirs.fileno(), parent=os.getpid())
-        process = subprocess.Popen(
-            [sys.executable, "-u", "-c", program],
-            stdin=subprocess.DEVNULL,
-            stdout=2,  # what verifiers print is for people; the parent's stdout may be for programs
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,  # Ctrl-C in the terminal is not for it, and its children end with it
-        )
-    member = _Worker(process, Connection(ours.detach()))
-    try:
-        member.connection.send_bytes(pickle.dumps(pickled))
-    except OSError:
-        pass  # it is dead already, which its silence will tell
-    return member
+class _Window:
+    """The answers that were read and not yet given out."""
 
+    def __init__(self, ahead: int, characters: int | None) -> None:
+        self._ahead, self._characters = ahead, characters
+        self._lengths: dict[int, int] = {}  # of the answers without a verdict
+        self._first = 0  # before it, all have one
+        self._next = 0
+        self._held = 0
 
-def _kill_all(crew: list[_Worker], owner: int) -> None:
-    if os.getpid() == owner:  # a forked child holds a copy of the crew, which is not its own
-        while crew:
-            crew.pop().kill()
+    @property
+    def empty(self) -> bool:
+        return not self._lengths
+
+    def fill(self, call: Call, source: "Iterator[tuple[int, tuple[Prompt, str]]]") -> bool:
+        """Read answers while there is room; whether there was one."""
+        before = self._next
+        while self._next - self._first < self._ahead and (
+            self._characters is None or self._held < self._characters or not self._lengths
+        ):
+            try:
+                index, (prompt, text) = next(source)
+            except StopIteration:
+                break
+            self._lengths[index] = len(text)
+            self._held += len(text)
+            self._next = index + 1
+            call.waiting.append(Asked(call, index, prompt, text, time.monotonic()))
+        return self._next > before
+
+    def done(self, index: int) -> None:
+        self._held -= self._lengths.pop(index)
+        while self._first < self._next and self._first not in self._lengths:
+            self._first += 1
 
 
 def _pickle_verifier(verifier: AnyVerifier) -> tuple[bytes, str | None]:
-    """The verifier for a worker, and the script that defines it, if it is the one that was started."""
-    if worker.inside:
+    """The verifier for a process, and the script that defines it, if it is the one that was started."""
+    name = f"the verifier {verifier_name(verifier)}"
+    if keeper.inside:
         raise RolloutError("a verifier process tried to start verifier processes of its own")
     try:
         pickled = pickle.dumps(verifier)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         raise RolloutError(
-            f"{_name(verifier)} cannot go to a verifier process ({describe(error)}). "
+            f"{name} cannot go to a verifier process ({describe(error)}). "
             "Define it at the top of a module, without lambdas or open files in it; or set reward.workers = 0"
         ) from error
     if b"__main__" not in pickled:
@@ -300,20 +265,16 @@ def _pickle_verifier(verifier: AnyVerifier) -> tuple[bytes, str | None]:
     script = getattr(sys.modules["__main__"], "__file__", None)
     if script is None or not _GUARD.search(Path(script).read_text(encoding="utf-8")):
         raise RolloutError(
-            f"{_name(verifier)} is defined in what was started ({script or 'an interactive session'}), which a verifier "
+            f"{name} is defined in what was started ({script or 'an interactive session'}), which a verifier "
             "process cannot import without running it. Move it into a file of its own, or put what the script does "
             'under  if __name__ == "__main__":'
         )
     return pickled, os.path.abspath(script)
 
 
-def _name(verifier: AnyVerifier) -> str:
-    return f"the verifier {verifier_name(verifier)}"
+def _forget_all() -> None:
+    for pool in list(_POOLS):
+        pool._after_fork()
 
 
-def _ending(code: int | None) -> str:
-    if code is None or code >= 0:
-        return f"ended with exit code {code}"
-    name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
-    hint = " (the system does this when memory runs out)" if -code == signal.SIGKILL else ""
-    return f"was ended by {name}{hint}"
+os.register_at_fork(after_in_child=_forget_all)

@@ -487,14 +487,28 @@ def make_judge(
 ) -> "tuple[Judge, VerifierPool]":
     """The judge and the worker processes behind it, which the caller closes. ranks: they share the answers."""
     from rlkit.ranks import ALONE, SharedScorer
-    from rlkit.rewards import VerifierPool
     from rlkit.verify import Judge
 
-    pool = VerifierPool(verifier, cfg.workers, cfg.timeout)
+    pool = make_pool(cfg, verifier)
     scorer = SharedScorer(pool.score, ranks or ALONE)
-    return Judge(
-        scorer, lambda ids: tokenizer.decode(ids, skip_special_tokens=True), cfg.max_error_share
-    ), pool
+    judge = Judge(
+        scorer,
+        lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
+        cfg.max_error_share,
+        speed=pool.metrics,
+    )
+    return judge, pool
+
+
+def make_pool(cfg: RewardConfig, verifier: AnyVerifier) -> "VerifierPool":
+    from rlkit.config import bytes_in
+    from rlkit.rewards import VerifierPool
+
+    memory_limit = bytes_in(cfg.memory_limit)
+    assert memory_limit  # RewardConfig has checked it
+    return VerifierPool(
+        verifier, cfg.workers, cfg.timeout, memory_limit=memory_limit, recycle_after=cfg.recycle_after
+    )
 
 
 def make_tracker(

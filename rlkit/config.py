@@ -5,6 +5,7 @@ and the `config.toml` of a run folder. Names are TRL's where TRL has one. Only t
 """
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -61,6 +62,20 @@ class DataConfig:
         require(known, "data.template", self.template, "auto, chat, plain or a text that contains {question}")
 
 
+def bytes_in(size: str) -> int | None:
+    """A size in words as a number of bytes; None: it is no size.
+
+    >>> bytes_in("2GiB"), bytes_in("1.5 MB"), bytes_in("many")
+    (2147483648, 1500000, None)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B", size.strip())
+    if found is None:
+        return None
+    number, unit = found.groups()
+    power = " KMGT".index(unit[0]) if unit else 0
+    return int(float(number) * (1024 if unit and unit.endswith("i") else 1000) ** power)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardConfig:
     """The verdict."""
@@ -71,12 +86,19 @@ class RewardConfig:
     """Verifier processes. 0: in this process, without a deadline (only for verifiers that cannot hang)."""
     timeout: float = 10.0
     """Seconds for one answer; then its process is killed and replaced, and the verdict is an error."""
+    memory_limit: str = "2GiB"
+    """What judging may add to a verifier process, beyond what the verifier takes when it is loaded; above it the verdict is an error."""
+    recycle_after: int = 10_000
+    """Answers after which a verifier process is replaced, so that a verifier that leaks does not grow without end."""
     max_error_share: float = 0.2
     """Stop the run when a larger share of a step's verdicts are errors."""
 
     def __post_init__(self) -> None:
         require(self.workers >= 0, "reward.workers", self.workers, "0 or more processes")
         require(self.timeout > 0, "reward.timeout", self.timeout, "a positive number of seconds")
+        size = bytes_in(self.memory_limit)
+        require(bool(size), "reward.memory_limit", self.memory_limit, "a size, as in 512MiB or 2GiB")
+        require(self.recycle_after > 0, "reward.recycle_after", self.recycle_after, "1 or more answers")
         require(
             0 <= self.max_error_share <= 1,
             "reward.max_error_share",

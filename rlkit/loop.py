@@ -132,6 +132,7 @@ def train(
                 **report.metrics,
                 **rollout_metrics([leaf for g in drawn.groups for leaf in leaves_of(g)], version, credits),
                 **drawn.metrics(),
+                **judge.metrics(),
                 **algo.metrics(),
                 **moved,
                 "num_tokens": float(sampled),

@@ -1,6 +1,6 @@
 """Groups without verdicts -> groups with verdicts: decode the leaves, score them together, count what went wrong."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -20,13 +20,21 @@ class Judge:
     """Scores every rollout of every group without children.
 
     max_error_share: raise RolloutError when a larger share of the verdicts of one call are errors
+    speed: what the scorer measures of itself, since it was last asked
 
     Also raises RolloutError when not one of them is a score: a mean of nothing would read as 0. Groups that a step judged
     earlier, `before`, count with the call: its last round may be a single prompt.
     """
 
-    def __init__(self, scorer: Scorer, decode: Decode, max_error_share: float) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        decode: Decode,
+        max_error_share: float,
+        speed: Callable[[], Mapping[str, float]] = dict,
+    ) -> None:
         self.scorer, self.decode, self.max_error_share = scorer, decode, max_error_share
+        self.metrics = speed
 
     def __call__(self, groups: Sequence[Group], before: Sequence[Group] = ()) -> list[Group]:
         groups = [_decoded(g, self.decode) for g in groups]

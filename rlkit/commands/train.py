@@ -82,7 +82,6 @@ def prepare(cfg: TrainConfig, ranks: "Ranks | None" = None) -> "tuple[Plan, Read
     """The pre-flight: everything that can be known before a weight loads. Not ready: the plan says why."""
     from rlkit import preflight
     from rlkit.ranks import ALONE
-    from rlkit.rewards import VerifierPool
 
     ranks = ranks or ALONE
     task = build.make_task(cfg.data.name)
@@ -106,7 +105,7 @@ def prepare(cfg: TrainConfig, ranks: "Ranks | None" = None) -> "tuple[Plan, Read
             cfg.data, cfg.max_prompt_length, task, tokenizer, cfg.log.eval_prompts
         )
     # The gold answer is scored as answers will be: in a process that can be killed.
-    with VerifierPool(verifier, cfg.reward.workers, cfg.reward.timeout) as judges:
+    with build.make_pool(cfg.reward, verifier) as judges:
         told = preflight.plan(
             cfg,
             place=place,

@@ -237,7 +237,8 @@ def test_a_resumed_run_has_the_numbers_of_one_that_never_stopped(model_folder: P
 
 def numbers(folder: Path) -> list[dict[str, float]]:
     """The metrics of a run, without what a clock measured."""
-    clocks = ("timing_s", "step_time", "tokens_per_second")
+    pool = ("items_per_second", "queue_seconds", "judge_seconds", "busy")
+    clocks = ("timing_s", "step_time", "tokens_per_second", *(f"verifier/{name}" for name in pool))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if not k.startswith(clocks)} for line in lines]
 

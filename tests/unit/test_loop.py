@@ -42,7 +42,8 @@ from tests.models import save_tiny_model
 from tests.rollouts import question
 
 ROOT = Path(__file__).parents[2]
-CLOCK = ("timing_s/", "step_time", "tokens_per_second")
+POOL = ("items_per_second", "queue_seconds", "judge_seconds", "busy")
+CLOCK = ("timing_s/", "step_time", "tokens_per_second", *(f"verifier/{name}" for name in POOL))
 """Metrics that a clock makes: the only ones that two equal runs do not share."""
 QUIET = Console(quiet=True)
 OWN: dict[str, dict[str, Any]] = {

@@ -111,7 +111,7 @@ def pids(pool: VerifierPool) -> set[float]:
 
 
 def crew(pool: VerifierPool) -> set[int]:
-    return {worker.process.pid for worker in pool._crew}
+    return set(pool.processes())
 
 
 def alive(pid: int) -> bool:
@@ -170,7 +170,7 @@ def test_an_exception_is_an_error_with_its_type_message_and_place(pool: Verifier
     line = HOSTILE.splitlines().index('        raise ValueError("cannot read this")') + 1
     assert raised == Score(None, reason=f"ValueError: cannot read this at {hostile}:{line}", error=True)
     assert pool.errors == before + 1
-    assert crew(pool) == processes
+    assert processes <= crew(pool)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_512_cheap_items_take_well_under_a_second_once_warm(pool: VerifierPool) 
 def test_no_items_start_no_process() -> None:
     with VerifierPool(ExactVerifier(), workers=2, timeout=1.0) as pool:
         assert pool.score([]) == []
-        assert pool._crew == []
+        assert pool._crew is None
 
 
 def test_without_workers_the_verifier_runs_here_and_still_may_raise(hostile: str) -> None:
@@ -397,8 +397,9 @@ from rlkit.rewards import VerifierPool, make_verifier
 from rlkit.types import Prompt
 pool = VerifierPool(make_verifier("script_verifiers.py:obey"), workers=3, timeout=60.0)
 item = Prompt(id="p", token_ids=[])
-pool.score([(item, "a")] * 200)
-print(*[worker.process.pid for worker in pool._crew], flush=True)
+while len(pool.processes()) < 3:
+    pool.score([(item, "a")] * 20)
+print(*pool.processes(), flush=True)
 pool.score([(item, "power"), (item, "sleep"), (item, "loop")])
 """
 
