@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlkit.errors import RolloutError
 from rlkit.types import AnyVerifier, Score
 
 from .contract import (
@@ -138,6 +139,8 @@ async def _judge_one(
         message = _verdicts(ticket, scores, rules)
     except Exception as error:  # as above, and TimeoutError at the deadline
         message = _failed(ticket, error, timed_out=deadline.expired())
+    except asyncio.CancelledError:
+        message = _failed(ticket, RolloutError("the verifier was cancelled, and not by its deadline"))
     except BaseException as error:
         _end_by(error)
         raise
