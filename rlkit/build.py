@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rlkit.algo_config import AlgoConfig, FamilyConfig
 from rlkit.algo_own import SkpoConfig, SpoConfig, VinePpoConfig
 from rlkit.algo_presets import ALGO_CONFIGS, WReinforceConfig
-from rlkit.config import (
-    DataConfig,
-    ModelConfig,
-    RewardConfig,
-    SamplerConfig,
-    SftConfig,
-    TrainConfig,
-)
+from rlkit.config import DataConfig, ModelConfig, RewardConfig, SamplerConfig, SftConfig, TrainConfig
 from rlkit.errors import ConfigError, DataError, ModelError, RunError, unknown_name
 from rlkit.types import AnyVerifier, Prompt, Rollout, Sampler, Task
 from rlkit.userload import is_user_object, load_user_object

@@ -488,6 +488,33 @@ SCORES = [
         1,
     ),
 ]
+REWARDS = [
+    Bad(
+        "rewards: unknown verifier",
+        "rlkit rewards mth",
+        "reward 'mth' is not known; did you mean 'math'? Known: ...",
+    ),
+    Bad(
+        "rewards: wrong use",
+        "rlkit rewards math --json",
+        "rlkit rewards takes nothing, a NAME, or `check REWARD --data DATA`, but got math --json",
+    ),
+    Bad(
+        "rewards: check of no data",
+        "rlkit rewards check math",
+        "rlkit rewards check: which gold answers? Name the data with --data train.jsonl",
+    ),
+    Bad(
+        "rewards: check of a missing file",
+        "rlkit rewards check math --data trian.jsonl",
+        "trian.jsonl: no such file; did you mean train.jsonl?",
+    ),
+    Bad(
+        "rewards: check with a wrong column",
+        "rlkit rewards check math --data train.jsonl --gold ansver",
+        "train.jsonl: --gold: column 'ansver' is not known; did you mean 'answer'? Known: answer, question",
+    ),
+]
 TABLE = {
     "Flags and TOML": FLAGS,
     "Data": DATA,
@@ -496,6 +523,7 @@ TABLE = {
     "Run folders": RUNS,
     "Simulation": SIMULATED,
     "rlkit score": SCORES,
+    "rlkit rewards": REWARDS,
 }
 STOPS = [
     Bad(
@@ -521,34 +549,6 @@ STOPS = [
 """Ctrl-C and SIGTERM; test_ctrl_c.py sends them."""
 OUTSIDE = {"vLLM not installed", "output folder in use", "full disk", "full disk for what is printed"}
 """Need a process of their own; the others run in this one, through the same `main`."""
-
-FILES = {
-    "train.jsonl": '{"question": "What is 1 + 1?", "answer": "2"}\n',
-    "empty.jsonl": "",
-    "outputs.jsonl": '{"answer": "2", "response": "It is 2."}\n{"answer": null, "response": "It is 4."}\n',
-    "notes.txt": "question,answer\n",
-    "unnamed.jsonl": '{"q": "What is 1 + 1?", "a": "2"}\n',
-    "no_answer.jsonl": '{"question": "What is 1 + 1?"}\n',
-    "broken.jsonl": '{"question": "1 + 1", "answer": "2"}\n{"question": "2 + 2, "answer": "4"}\n',
-    "gap.jsonl": '{"question": "1 + 1", "answer": "2"}\n{"question": "2 + 2", "answer": ""}\n',
-    "odd.jsonl": '{"question": "What is 1 + 1?", "answer": "{2"}\n',
-    "broken.toml": "steps = \n",
-    "key.toml": '[algo]\nname = "grpo"\nepsilom = 0.3\n',
-    "type.toml": 'steps = "many"\n',
-    "switch.toml": '[data]\nshuffle = "yes"\n',
-    "my_reward.py": (
-        "import math\n\n\n"
-        "def score(prompt, text):\n    return float(prompt.reference in text)\n\n\n"
-        "def words(prompt, text):\n    return 'good'\n\n\n"
-        "def fails(prompt, text):\n    return math.log(0)\n\n\n"
-        "def one_argument(text):\n    return 1.0\n\n\n"
-        "def seven():\n    return 7\n\n\n"
-        "class Half:\n    def collect(self, prompts, sample, seed): ...\n"
-    ),
-    "raises_at_import.py": "limit = 1 / 0\n",
-    "exits_at_import.py": "import sys\n\nsys.exit('no licence')\n",
-    "needs_more.py": "import a_package_nobody_has\n",
-}
 
 
 def documentation() -> str:

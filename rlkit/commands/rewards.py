@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from rlkit.scoring.check import Checked, Trouble
 
 AUTO = "The task's own verifier; math where the data is no task."
+TROUBLES: dict["Trouble", str] = {
+    "fails": "are not right by themselves",
+    "no gold": "have no gold answer",
+    "unjudged": "cannot be read: the same words are right, and any other answer is a skip",
+    "suspicious": "are right for another row: one answer in two forms, or the verifier accepts too much",
+}
 SHOWN = 10
 """Findings that are printed; --out has all."""
 TASK_ROWS = 256
@@ -153,7 +159,6 @@ def _prompts(cfg: CheckConfig, task: Task | None, console: "Console") -> list[Pr
 
 
 def _told(checked: "Checked", reward: str, cfg: CheckConfig) -> dict[str, Any]:
-    troubles: tuple[Trouble, ...] = ("fails", "no gold", "suspicious")
     return {
         "data": cfg.data,
         "reward": reward,
@@ -163,10 +168,11 @@ def _told(checked: "Checked", reward: str, cfg: CheckConfig) -> dict[str, Any]:
         "no_gold": checked.count("no gold"),
         "failure_share": checked.failure_share,
         "pairs": checked.pairs,
+        "unjudged": checked.count("unjudged"),
         "suspicious": checked.count("suspicious"),
         "reasons": {
             trouble: [{"reason": words, "count": count} for words, count in checked.reasons(trouble)]
-            for trouble in troubles
+            for trouble in TROUBLES
             if checked.count(trouble)
         },
         "out": cfg.out,
@@ -189,35 +195,19 @@ def _table(checked: "Checked", told: dict[str, Any]) -> str:
     def show(console: "Console") -> None:
         rows = f"{checked.right:,} of {checked.rows:,} gold answers are right by themselves"
         say(console, f"{rows} ({checked.right / max(1, checked.rows):.2%})")
-        others = f"{checked.pairs - told['suspicious']:,} of {checked.pairs:,} are not right for another row"
-        say(console, f"{others}; those that are may be the same answer in other words")
-        for trouble, words in (
-            ("fails", "why it fails"),
-            ("no gold", "no gold"),
-            ("suspicious", "why it is right"),
-        ):
+        wrong = checked.pairs - told["suspicious"] - told["unjudged"]
+        say(console, f"{wrong:,} of {checked.pairs:,} are wrong for another row, as they should be")
+        for trouble, words in TROUBLES.items():
             found = [f for f in checked.findings if f.trouble == trouble]
             if not found:
                 continue
-            say(console, "")
-            reasons = [(f"{r['count']:,}", r["reason"]) for r in told["reasons"][trouble]]
-            table(console, ("", f"{trouble}: {words}"), reasons, numbers=1)
-            shown = [
-                (
-                    f.id,
-                    _short(f.gold),
-                    _short(f.answer) if f.other else f.score.outcome,
-                    f.other or f.score.reason,
-                )
-                for f in found[:SHOWN]
-            ]
-            last = ("is right too", "of") if trouble == "suspicious" else ("", "reason")
-            table(console, ("id", "gold", *last), shown)
+            say(console, f"\n{len(found):,} {words}")
+            table(console, ("", "why"), [(f"{n:,}", why) for why, n in checked.reasons(trouble)], numbers=1)
+            listed = [(f.id, *map(_short, (f.gold, f.answer, f.score.reason))) for f in found[:SHOWN]]
+            table(console, ("id", "gold", "answer", "reason"), listed)
             if len(found) > SHOWN:
-                say(
-                    console,
-                    f"and {len(found) - SHOWN:,} more" + ("" if told["out"] else "; --out FILE lists them"),
-                )
+                more = f"and {len(found) - SHOWN:,} more"
+                say(console, more if told["out"] else f"{more}; --out FILE lists them")
         if told["out"]:
             say(console, f"all of them: {told['out']}")
 

@@ -1,7 +1,9 @@
 """Does a verifier read a data set's gold answers: each is scored against itself, and against another row's gold answer.
 
-Against itself it must be right. Against another row's it must not be; where it is, the verifier accepts too much, or the two
-gold answers are the same in other words. Rows whose gold answers are the same text are not held against each other.
+Against itself it must be right. Against another row's it must be wrong. Where it is right (suspicious), the verifier accepts too
+much, or the two gold answers are the same in other words. Where it is a skip or an error (unjudged), the verifier cannot read
+the gold answer: it knows it word for word and judges no other answer. Rows with the same gold answer are not held against
+each other.
 """
 
 import random
@@ -21,7 +23,7 @@ from rlkit.types import Prompt, Score
 from .completions import find_gold, find_id, make_prompt
 from .judging import Progress, Scorer
 
-Trouble = Literal["fails", "suspicious", "no gold"]
+Trouble = Literal["fails", "no gold", "unjudged", "suspicious"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,9 +117,16 @@ def check_gold(
     ]
     right = len(prompts) - len(findings)
     findings += [
-        Finding(trouble="suspicious", id=p.id, gold=p.reference, answer=text, other=other, score=score)
+        Finding(
+            trouble="unjudged" if score.value is None else "suspicious",
+            id=p.id,
+            gold=p.reference,
+            answer=text,
+            other=other,
+            score=score,
+        )
         for (p, text, other), score in zip(pairs, crossed, strict=True)
-        if _right(score, right_at)
+        if score.value is None or _right(score, right_at)
     ]
     return Checked(rows=len(prompts), right=right, pairs=len(pairs), findings=findings)
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from rlkit.cli import main
-from tests.bad_inputs import FILES, OUTSIDE, SMALL, TABLE, Bad, documentation
+from tests.bad_files import FILES
+from tests.bad_inputs import OUTSIDE, SMALL, TABLE, Bad, documentation
 
 ROOT = Path(__file__).parents[2]
 

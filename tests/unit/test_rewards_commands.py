@@ -96,6 +96,17 @@ def test_two_words_for_one_answer_are_suspicious(folder: Path, capsys: pytest.Ca
     }
 
 
+def test_a_gold_answer_that_only_its_own_words_match_is_found(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+):
+    sentence = "It is never true that the two lines meet, since they are parallel by construction."
+    write("rows.jsonl", [{"id": "a", "answer": sentence}, {"id": "b", "answer": "7"}])
+    told = check(capsys, 0, "math", "--data", "rows.jsonl")
+    assert (told["right"], told["unjudged"], told["suspicious"]) == (2, 1, 0)
+    (finding,) = told["findings"]
+    assert (finding["id"], finding["outcome"], finding["answer"]) == ("a", "skip", "\\boxed{7}")
+
+
 def test_equal_gold_answers_are_held_against_others(folder: Path):
     """Three yes and a no: every yes meets the no, the no one of the yes."""
     pairs = _others(["yes", "yes", "no", "yes"], seed=3)
@@ -123,6 +134,7 @@ def test_what_fails_is_listed_with_its_reason(folder: Path, capsys: pytest.Captu
     assert main([*command, "--out", "findings.jsonl"]) == 1
     told = capsys.readouterr().out
     assert told.startswith("15 of 30 gold answers are right by themselves (50.00%)\n")
+    assert "\n15 are not right by themselves\n" in told
     assert "15  read ..., which is not ..." in told and "and 5 more\n" in told
     found = [json.loads(line) for line in Path("findings.jsonl").read_text().splitlines()]
     assert [f["id"] for f in found if f["trouble"] == "fails"] == [str(i) for i in range(1, 30, 2)]
