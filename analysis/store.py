@@ -36,7 +36,7 @@ class Store:
         self.folder = folder
         self._events: Any = None
         try:
-            self._lock = _lock(folder)
+            self._lock = lock(folder)
             try:
                 if resume_from is None:
                     _require_new(folder)
@@ -190,18 +190,18 @@ def _refused_disk(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _lock(folder: Path) -> Any:
+def lock(folder: Path) -> Any:
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    held = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        held.acquire(timeout=0)
     except Timeout as error:
         raise RunError(
             f"{folder}: another rlkit process is writing there; choose another --output-dir"
         ) from error
-    return lock
+    return held
 
 
 def _require_new(folder: Path) -> None:
@@ -284,23 +284,23 @@ def everyone(group: Group) -> list[tuple[str, Rollout]]:
 def _row(step: int, role: str, r: Rollout, advantages: list[float] | None) -> dict[str, Any]:
     return {
         "step": step,
-        "prompt_id": _encodable(r.prompt_id),
+        "prompt_id": encodable(r.prompt_id),
         "role": role,
         "prompt_tokens": r.prompt_tokens,
         "token_ids": r.token_ids,
         "logprobs": r.logprobs,
         "advantages": advantages,  # null: the rollout was not trained (skip, error, or nothing to compare)
         "segments": [{"kind": s.kind, "start": s.start, "end": s.end} for s in r.segments],
-        "text": None if r.text is None else _encodable(r.text),
+        "text": None if r.text is None else encodable(r.text),
         "outcome": r.score.outcome if r.score else None,
         "score": r.value,
-        "reason": _encodable(r.score.reason) if r.score else None,
-        "parts": [(_encodable(n), v) for n, v in r.score.parts.items()] if r.score else None,
+        "reason": encodable(r.score.reason) if r.score else None,
+        "parts": [(encodable(n), v) for n, v in r.score.parts.items()] if r.score else None,
         "finish_reason": r.finish_reason,
         "policy_version": r.policy_version,
     }
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """`text` with lone surrogates (a user's JSON may hold them) as U+FFFD: parquet keeps UTF-8 only."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

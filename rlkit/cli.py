@@ -62,11 +62,16 @@ class TrainArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalArgs:
-    __doc__ = f"Score a model on held-out prompts: pass@1 with its 95 % interval.\n\n{SHORT}"
+    __doc__ = (
+        "Score a model on held-out prompts: pass@k, avg@k and maj@k with 95 % intervals, alone or against another model.\n\n"
+        f"{SHORT}"
+    )
 
     cfg: Annotated[EvalConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=EvalConfig)
     config: Path | None = None
     """A TOML file with settings; flags overrule it."""
+    json: bool = False
+    """Print everything as JSON instead of a table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +250,8 @@ def _dispatch(args: list[str]) -> int:
     if command == "eval":
         from rlkit.commands.evaluate import evaluate
 
-        return evaluate(parse(EvalArgs, EvalConfig(), rest, "rlkit eval").cfg, _console())
+        parsed = parse(EvalArgs, EvalConfig(), rest, "rlkit eval")
+        return evaluate(parsed.cfg, _console(), as_json=parsed.json)
     if command == "sft":
         from rlkit.commands.sft import sft
 

@@ -114,7 +114,7 @@ class SamplerConfig:
     name: Literal["auto", "vllm", "hf"] = "auto"
     """`vllm`: vLLM in this process; `hf`: transformers, slow and plain; auto: vllm when it is installed."""
     temperature: float = 1.0
-    """Divides the logits, for the sampler and for the learner alike."""
+    """Divides the logits, for the sampler and for the learner alike. 0, greedy: evaluation only."""
     top_p: float = 1.0
     """Evaluation only: training refuses anything but 1.0, since the learner has no counterpart."""
     top_k: int = 0
@@ -129,12 +129,7 @@ class SamplerConfig:
     """MiB for vLLM's key-value cache (CPU only)."""
 
     def __post_init__(self) -> None:
-        require(
-            self.temperature > 0,
-            "sampler.temperature",
-            self.temperature,
-            "more than 0 (training needs spread)",
-        )
+        require(self.temperature >= 0, "sampler.temperature", self.temperature, "0 (greedy) or more")
         require(0 < self.top_p <= 1, "sampler.top_p", self.top_p, "0 < top_p <= 1")
         require(self.top_k >= 0, "sampler.top_k", self.top_k, "0 (no limit) or more")
         require(0 <= self.min_p <= 1, "sampler.min_p", self.min_p, "0 <= min_p <= 1")
@@ -373,6 +368,8 @@ class TrainConfig:
         require(self.max_prompt_length > 0, "max_prompt_length", self.max_prompt_length, "at least 1 token")
         length = self.max_completion_length
         require(length is None or length > 1, "max_completion_length", length, "at least 2 tokens")
+        temperature = self.sampler.temperature
+        require(temperature > 0, "sampler.temperature", temperature, "more than 0 (training needs spread)")
         self.sampler.require_untruncated()
         require(
             not (self.algo.sync_ref_model and self.learner.lora_rank),
@@ -388,29 +385,81 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalConfig:
-    """Score a model on held-out prompts: pass@1 with its 95 % interval."""
+    """Score a model on held-out prompts: pass@k, avg@k, maj@k with 95 % intervals, and paired differences of two models."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    """As for training; `data.name` may also be a benchmark (aime24, math500, ...: docs/evaluation.md), or several: aime24,math500."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    prompts: int = 500
-    """Held-out prompts; a task has as many as you like."""
-    samples: int = 1
-    """Answers to each prompt."""
+    n: int | None = None
+    """Answers to each prompt; none: a benchmark's own number (AIME 32, others 3), 1 for other data. Raised later, only the missing answers are drawn."""
+    k: str = "auto"
+    """The k of pass@k and maj@k, as 1,2,4,...,256; auto: 1, 2, 4, ... up to n."""
+    against: str | None = None
+    """Compare with: another model, answering the same prompts, or the folder of an earlier evaluation, whose answers are used as they are."""
+    prompts: int | None = None
+    """Prompts, the first ones; none: all of a file or benchmark, 500 of a task (which has as many as you like)."""
+    batch: int = 1024
+    """Answers that go to the sampler together, at most, and are written together."""
     max_prompt_length: int = 1024
     """Tokens; longer prompts are dropped and counted."""
     max_completion_length: int | None = None
-    """Tokens of one answer; none: what the task needs, 512 for other data."""
+    """Tokens of one answer; none: what the task needs, 3072 for a benchmark, 512 for other data."""
     seed: int = 0
     """Of the answers; the prompts are always the same ones."""
+    output_dir: str | None = None
+    """Where the answers are kept; none: evals/MODEL-DATA-SETTINGS. The same command again goes on where it was stopped."""
 
     def __post_init__(self) -> None:
-        require(self.prompts > 0, "prompts", self.prompts, "at least 1")
-        require(self.samples > 0, "samples", self.samples, "at least 1")
+        n, prompts = self.n, self.prompts
+        require(n is None or n > 0, "n", n, "at least 1")
+        require(prompts is None or prompts > 0, "prompts", prompts, "at least 1")
+        require(self.batch > 0, "batch", self.batch, "at least 1 answer")
         require(self.max_prompt_length > 0, "max_prompt_length", self.max_prompt_length, "at least 1 token")
         length = self.max_completion_length
         require(length is None or length > 0, "max_completion_length", length, "at least 1 token")
+        require(
+            self.sampler.temperature > 0 or n in (None, 1),
+            "n",
+            n,
+            "1 at sampler.temperature 0: greedy decoding gives the same answer every time",
+        )
+        self.ks(self._largest_k())
+
+    def ks(self, n: int) -> list[int]:
+        """The k to report of n answers, in order. Raises ConfigError.
+
+        >>> EvalConfig(k="1,2,4,...,64").ks(64), EvalConfig(n=6).ks(6), EvalConfig(k="3,1").ks(4)
+        ([1, 2, 4, 8, 16, 32, 64], [1, 2, 4, 6], [1, 3])
+        """
+        if self.k == "auto":
+            return sorted({1 << i for i in range(n.bit_length())} | {n})
+        found: list[int] = []
+        words = [word.strip() for word in self.k.replace("\N{HORIZONTAL ELLIPSIS}", "...").split(",")]
+        for before, word in zip(["", *words], words, strict=False):
+            if word == "...":
+                continue
+            require(
+                word.isdigit() and int(word) > 0, "k", self.k, "whole numbers, as 1,2,4,...,256 or 1,10,100"
+            )
+            if before == "...":
+                require(
+                    len(found) > 0 and found[-1] < int(word),
+                    "k",
+                    self.k,
+                    "... between a smaller and a larger number",
+                )
+                while found[-1] * 2 < int(word):
+                    found.append(found[-1] * 2)
+            found.append(int(word))
+        require(words[-1] != "...", "k", self.k, "a number after ...")
+        require(max(found) <= n, "k", self.k, f"at most n = {n}: pass@k needs k answers to each prompt (--n)")
+        return sorted(set(found))
+
+    def _largest_k(self) -> int:
+        """What `k` is held against before n is known."""
+        return self.n or 1 << 30 if self.k != "auto" else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

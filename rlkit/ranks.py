@@ -128,6 +128,9 @@ class SharedSampler:
     def rest(self) -> None:
         self.sampler.rest()
 
+    def forget(self) -> None:
+        self.sampler.forget()
+
     def close(self) -> None:
         self.sampler.close()
 

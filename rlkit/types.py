@@ -214,6 +214,10 @@ class Sampler(Protocol):
         """Nothing will be asked before the next `load`: give memory to the learner, if the two share a device."""
         ...
 
+    def forget(self) -> None:
+        """Drop what earlier requests left behind (cached prompts), so that the next call depends on its own requests alone."""
+        ...
+
     def close(self) -> None: ...
 
 

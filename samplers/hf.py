@@ -96,6 +96,9 @@ class HfSampler:
     def rest(self) -> None:
         """Nothing to give back: the model stays where it is."""
 
+    def forget(self) -> None:
+        """Nothing is remembered between calls."""
+
     def close(self) -> None:
         """Free the model."""
         self._model = None

@@ -65,6 +65,9 @@ class ScriptedSampler:
     def rest(self) -> None:
         """Nothing is held."""
 
+    def forget(self) -> None:
+        """Nothing is remembered between calls."""
+
     def close(self) -> None:
         """Nothing is held."""
 

@@ -183,6 +183,13 @@ class VllmSampler:
             self._ready().sleep(level=2)
             self._asleep = True
 
+    def forget(self) -> None:
+        """Forget every cached prompt: computed again beside other requests, its logits differ in their last bits."""
+        engine = self._ready()
+        with self._critical("its prefix cache was being reset"), _guest():
+            if not engine.reset_prefix_cache():
+                raise RolloutError("vLLM did not reset its prefix cache")
+
     def close(self) -> None:
         """Free the engine; another one may be started in this process, before or after."""
         self._engine = None

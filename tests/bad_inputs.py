@@ -120,6 +120,21 @@ FLAGS = [
         "sampler.temperature = 0.0: expected more than 0 (training needs spread)",
     ),
     Bad(
+        "greedy answers, several of them",
+        "rlkit eval --temperature 0 --n 8",
+        "n = 8: expected 1 at sampler.temperature 0: greedy decoding gives the same answer every time",
+    ),
+    Bad(
+        "pass@k of fewer answers",
+        "rlkit eval --n 4 --k 1,8",
+        "k = '1,8': expected at most n = 4: pass@k needs k answers to each prompt (--n)",
+    ),
+    Bad(
+        "the same benchmark twice",
+        "rlkit eval --model model --data aime24,aime24",
+        "--data aime24,aime24: expected different names between the commas, as aime24,math500",
+    ),
+    Bad(
         "no config file",
         "rlkit train --config runn.toml",
         "--config runn.toml: no such file (looked from FOLDER)",

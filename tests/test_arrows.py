@@ -25,9 +25,9 @@ FLOORS: dict[int, set[str]] = {
         *("rewards", "samplers", "analysis", "algos", "learner", "tasks"),
         *("data", "rows", "columns", "sources", "templates"),
         *("batch", "feed", "machine", "metrics", "models", "memory", "printable", "ranks", "verify"),
-        *("checkpoint", "doctor", "rollout_metrics", "tiny"),
+        *("checkpoint", "doctor", "rollout_metrics", "tiny", "benchmark_names"),
     },
-    3: {"loop", "evaluate", "preflight", "sft", "show", "scoring", "tracking"},
+    3: {"loop", "evaluate", "eval_show", "preflight", "sft", "show", "scoring", "tracking"},
     4: {"build", "studies"},
     5: {"commands", "examine", "simulate"},
     6: {"cli"},
@@ -37,7 +37,7 @@ FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 
 SHARED = {"batch", "feed", "machine", "metrics", "models", "printable", "ranks"}
 """Floor 2, and free to all of floor 2."""
-DATA_ROOM = {"data", "rows", "columns", "sources", "templates"}
+DATA_ROOM = {"data", "rows", "columns", "sources", "templates", "benchmark_names"}
 """Files that are one room without a folder."""
 HANDED_IN = {"rewards", "samplers", "algos"}
 """Floor 3 is given these as objects, and names only protocols and plain functions (algos.base, algos.ops, rewards.contract)."""

@@ -57,17 +57,22 @@ def test_sft_names_the_columns_when_there_is_nothing_to_imitate(
     assert "no column to imitate" in (said := capsys.readouterr().err) and "remark" in said
 
 
-def test_eval_gives_a_mean_with_its_interval_and_allows_truncated_sampling(
+def test_eval_gives_means_with_their_intervals_and_allows_truncated_sampling(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write(tmp_path / "test.jsonl", [{"problem": f"{i}+1", "answer": str(i + 1)} for i in range(6)])
-    command = ["eval", "--model", model, "--data", data, "--sampler", "hf", "--samples", "2"]
+    command = ["eval", "--model", model, "--data", data, "--sampler", "hf", "--n", "2"]
+    command += ["--output-dir", str(tmp_path / "out")]
     assert main([*command, "--top-p", "0.9", "--top-k", "5", "--max-completion-length", "4"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("pass@1 0.000 [") and "6 prompts x 2, 4.0 tokens per answer" in said
+    assert "test.jsonl: 6 problems, 2 answers to each" in said
+    assert "pass@1" in said and "0.000 [0.000, 0.390]" in said  # Wilson's for 0 of 6
 
 
-def test_eval_of_a_task_reads_its_held_out_questions(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eval_of_a_task_reads_its_held_out_questions(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["eval", "--model", model, "--data", "task:chain", "--sampler", "hf", "--prompts", "5"]
+    command += ["--output-dir", str(tmp_path / "out")]
     assert main([*command, "--max-completion-length", "4"]) == 0
-    assert "5 prompts x 1" in capsys.readouterr().out
+    assert "task:chain: 5 problems, 1 answers to each" in capsys.readouterr().out

@@ -148,7 +148,17 @@ BOUNDS: list[tuple[type[Any], dict[str, Any], str]] = [
     (RewardConfig, {"workers": -1}, "reward.workers = -1: expected 0 or more processes"),
     (RewardConfig, {"timeout": 0.0}, "reward.timeout = 0.0: expected a positive number of seconds"),
     (RewardConfig, {"max_error_share": 1.5}, r"reward.max_error_share = 1.5: expected a share in \[0, 1\]"),
-    (SamplerConfig, {"temperature": 0.0}, "sampler.temperature = 0.0: expected more than 0"),
+    (SamplerConfig, {"temperature": -0.5}, r"sampler.temperature = -0.5: expected 0 \(greedy\) or more"),
+    (TrainConfig, {"sampler": SamplerConfig(temperature=0.0)}, "temperature = 0.0: expected more than 0"),
+    (
+        EvalConfig,
+        {"n": 2, "sampler": SamplerConfig(temperature=0.0)},
+        "n = 2: expected 1 at sampler.temperature 0",
+    ),
+    (EvalConfig, {"n": 4, "k": "1,8"}, "k = '1,8': expected at most n = 4"),
+    (EvalConfig, {"k": "1,..."}, "k = '1,...': expected a number after ..."),
+    (EvalConfig, {"k": "one"}, "k = 'one': expected whole numbers"),
+    (EvalConfig, {"batch": 0}, "batch = 0: expected at least 1 answer"),
     (SamplerConfig, {"top_p": 0.0}, "sampler.top_p = 0.0: expected 0 < top_p <= 1"),
     (
         SamplerConfig,
@@ -231,7 +241,7 @@ BOUNDS: list[tuple[type[Any], dict[str, Any], str]] = [
         {"sampler": SamplerConfig(min_p=0.1)},
         "sampler.min_p = 0.1 in training: .* Leave it at 0.0",
     ),
-    (EvalConfig, {"samples": 0}, "samples = 0: expected at least 1"),
+    (EvalConfig, {"n": 0}, "n = 0: expected at least 1"),
     (SftConfig, {"segment_share": 1.0}, r"segment_share = 1.0: expected a share in \[0, 1\)"),
 ]
 

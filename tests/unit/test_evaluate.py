@@ -1,12 +1,13 @@
 """A mean score never comes without its interval."""
 
-import math
-import random
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
 from rlkit.errors import RolloutError
-from rlkit.evaluate import evaluate, interval
+from rlkit.evaluate import Batch, Drawing, answer_all, evaluate, missing, plan
+from rlkit.ranks import ALONE
 from rlkit.rewards import VerifierPool
 from rlkit.samplers.scripted import Answer, ScriptedSampler
 from rlkit.types import Group, Prompt, Score, Verifier
@@ -26,49 +27,6 @@ def read(prompt: Prompt, text: str) -> Score:
 def judge(verifier: Verifier = read, max_error_share: float = 0.2) -> Judge:
     pool = VerifierPool(verifier, workers=0, timeout=1.0)
     return Judge(pool, lambda ids: " ".join(map(str, ids)), max_error_share)
-
-
-def test_wilson_for_eight_of_ten_is_the_published_value() -> None:
-    low, high = interval([1.0] * 8 + [0.0] * 2, seed=0)
-    assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
-
-
-@pytest.mark.parametrize("right, low, high", [(0, 0.0, 0.278), (10, 0.722, 1.0)])
-def test_all_wrong_and_all_right_still_have_a_width(right: int, low: float, high: float) -> None:
-    got = interval([1.0] * right + [0.0] * (10 - right), seed=0)
-    assert got == pytest.approx((low, high), abs=5e-4)
-
-
-def test_graded_scores_have_about_the_normal_interval() -> None:
-    rng = random.Random(0)
-    scores = [rng.betavariate(2, 3) for _ in range(400)]
-    mean = sum(scores) / 400
-    error = math.sqrt(sum((s - mean) ** 2 for s in scores) / 399 / 400)
-    assert interval(scores, seed=0) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.005)
-
-
-def test_the_bootstrap_covers_the_truth_about_95_times_of_100() -> None:
-    rng = random.Random(1)
-    hits = 0
-    for i in range(60):
-        scores = [sum(rng.random() < 0.3 for _ in range(4)) / 4 for _ in range(50)]
-        low, high = interval(scores, seed=i)
-        hits += low <= 0.3 <= high
-    assert hits >= 52
-
-
-def test_an_interval_is_the_same_for_the_same_seed() -> None:
-    scores = [random.Random(i).random() for i in range(50)]
-    assert interval(scores, seed=1) == interval(scores, seed=1) != interval(scores, seed=2)
-
-
-@pytest.mark.parametrize(
-    "scores", [[0.5], [0.5] * 7, [0.5, 1.0], [0.5] * 9 + [0.75], [0.1] * 3 + [0.1 + 1e-12]]
-)
-def test_few_or_nearly_equal_graded_scores_give_finite_bounds_around_the_mean(scores: list[float]) -> None:
-    low, high = interval(scores, seed=0)
-    mean = sum(scores) / len(scores)
-    assert math.isfinite(low) and math.isfinite(high) and low - 1e-9 <= mean <= high + 1e-9
 
 
 def test_each_prompt_counts_once_however_many_of_its_answers_were_judged() -> None:
@@ -119,3 +77,89 @@ def test_too_many_failed_verdicts_stop_the_step_and_name_the_first() -> None:
     with pytest.raises(RolloutError, match=said):
         judge(fails_on_unreadable, max_error_share=0.2)([group])
     judge(fails_on_unreadable, max_error_share=0.25)([group])
+
+
+# -- rlkit eval ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompts", "n", "batch"), [(30, 256, 1024), (1, 1, 1), (700, 3, 1024), (30, 7, 8), (5, 9, 20)]
+)
+def test_a_plan_asks_every_sample_of_every_prompt_once(prompts: int, n: int, batch: int) -> None:
+    asked = [
+        (p, i)
+        for b in plan(prompts, n, batch)
+        for p in range(b.start, b.stop)
+        for i in range(b.first, b.last)
+    ]
+    assert sorted(asked) == [(p, i) for p in range(prompts) for i in range(n)]
+    assert max(b.size for b in plan(prompts, n, batch)) <= batch
+
+
+@pytest.mark.parametrize("batch", [8, 64, 1024])
+def test_a_power_of_two_more_samples_are_whole_batches_more(batch: int) -> None:
+    few, many = plan(6, 16, batch), plan(6, 64, batch)
+    assert set(few) <= set(many) and {b.first for b in set(many) - set(few)} >= {16}
+
+
+def test_what_is_stored_is_not_asked_again() -> None:
+    ids = ["a", "b", "c"]
+    batches = plan(3, 8, 6)  # blocks of all three; samples 0, 1, 2..3, 4..5, 6..7
+    have = {id_: {0, 1, 2} for id_ in ids}  # n was 3
+    left = missing(batches, ids, have)
+    assert [(b.first, b.last) for b in left] == [(3, 4), (4, 6), (6, 8)]
+    have["b"] = {0, 1}
+    assert [(b.first, b.last) for b in missing(batches, ids, have)] == [(2, 4), (4, 6), (6, 8)]
+    assert missing(batches, ids, {id_: set(range(8)) for id_ in ids}) == []
+
+
+def drawn(
+    batches: Sequence[Batch],
+    answers: Callable[..., Any],
+    verifier: Verifier = read,
+    max_error_share: float = 0.2,
+) -> tuple[list[tuple[str, int, int, float | None]], ScriptedSampler]:
+    """What `answer_all` keeps of prompts a, b: prompt, sample, seed that was asked with, score."""
+    sampler = ScriptedSampler(answers, stop_ids=[STOP])
+    kept: list[tuple[str, int, float | None]] = []
+    answer_all(
+        sampler,
+        judge(verifier, max_error_share),
+        [question("a"), question("b")],
+        Drawing(n=4, max_tokens=8, temperature=1.0, seed=5),
+        batches,
+        None,
+        lambda batch, rows: kept.extend((r.prompt_id, i, r.value) for i, r, _ in rows),
+        ALONE,
+    )
+    seeds = [r.seed for r in sampler.requests]
+    return [(p, i, seed, v) for (p, i, v), seed in zip(kept, seeds, strict=True)], sampler
+
+
+def test_an_answer_s_seed_depends_on_its_prompt_and_number_alone() -> None:
+    right = lambda r, i: Answer([RIGHT, STOP])  # noqa: E731
+    whole, sampler = drawn(plan(2, 4, 4), right)
+    part, _ = drawn([Batch(0, 0, 2, 3, 4)], right)
+    assert set(part) <= set(whole) and len({seed for _, _, seed, _ in whole}) == 8
+    assert {r.n for r in sampler.requests} == {1} and {r.max_tokens for r in sampler.requests} == {8}
+
+
+def test_an_unjudged_answer_is_kept_without_a_score() -> None:
+    script = {"a": RIGHT, "b": UNREADABLE}
+    kept, _ = drawn([Batch(0, 0, 2, 0, 2)], lambda r, i: Answer([script[r.prompt_id], STOP]))
+    assert [(p, i, v) for p, i, _, v in kept] == [
+        ("a", 0, 1.0),
+        ("a", 1, 1.0),
+        ("b", 0, None),
+        ("b", 1, None),
+    ]
+
+
+def test_nothing_is_kept_of_a_batch_whose_verifier_is_broken() -> None:
+    unreadable = lambda r, i: Answer([UNREADABLE, STOP])  # noqa: E731
+    with pytest.raises(
+        RolloutError, match="4 of 4 verdicts are errors.*prompt a, answer '52 3': TimeoutError"
+    ):
+        drawn([Batch(0, 0, 2, 0, 2)], unreadable, fails_on_unreadable)
+    with pytest.raises(RolloutError, match="none of 4 answers could be judged.*unreadable. Check --reward"):
+        drawn([Batch(0, 0, 2, 0, 2)], unreadable)
