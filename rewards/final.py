@@ -21,7 +21,7 @@ from .maths.terms import TooLarge, Unreadable
 
 MAX_READ = 80
 """Characters of a formula whose value is worked out; a longer one is its text."""
-_CHOICE = re.compile(r"\(?([A-Z])\)?[.:)]?(?:\s.*)?", re.DOTALL)
+_CHOICE = re.compile(r"\(?([A-Z])(?:\)?[.:]?|[).:]\s.*)", re.DOTALL)
 
 
 def maths_answer(text: str) -> str | None:
@@ -71,9 +71,8 @@ def choice_answer(text: str) -> str | None:
     found = find_answer(text)
     if found is None or not found.text:
         return None
-    answer = plain(found.text)
-    letter = _CHOICE.fullmatch(answer)
-    return letter[1] if letter is not None else answer
+    letter = _CHOICE.fullmatch(tidy(found.text))
+    return letter[1] if letter is not None else plain(found.text)
 
 
 def no_answer(text: str) -> str | None:
