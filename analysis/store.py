@@ -103,7 +103,7 @@ class Store:
     def write_probe_answers(self, rollouts: Sequence[Rollout]) -> None:
         path = self.folder / tracks.FOLDER / "probe" / tracks.ANSWERS
         rows = [
-            (_encodable(r.prompt_id), r.prompt_tokens, r.token_ids, r.finish_reason, _encodable(r.text or ""))
+            (encodable(r.prompt_id), r.prompt_tokens, r.token_ids, r.finish_reason, encodable(r.text or ""))
             for r in rollouts
         ]
         with _refused_disk(path):

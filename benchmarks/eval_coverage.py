@@ -271,8 +271,8 @@ def show(found: list[Row], args: Args) -> None:
             )
         print()
     print(
-        f"* fewer than {ENOUGH:g} problems of a benchmark can be expected to be right, to be wrong, or to differ: no interval of 95 % can "
-        "be made of so few, and rlkit's are wider than that"
+        f"* not counted: of a benchmark's problems fewer than {ENOUGH:g} can be expected to be right, or to be wrong, or to differ between "
+        "the models; what is not seen has no interval that can be trusted"
     )
     counted = [r for r in found if r.counted]
     for name in ("rlkit", "bca", "percentile", "student"):
