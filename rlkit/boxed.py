@@ -19,7 +19,7 @@ _COUNTED = re.compile(
     rf"{_FILLING}(?!(?:so|thus|hence|then|therefore|is|not|but|wait|yes|no|which)\b)[a-z]+\s+(?:and|or)\b{_FILLING}"
 )
 # On one line, with nothing between but spaces, or a run of signs drawn as a line: `\boxed{1} ---- \boxed{2}`.
-_SIDE_BY_SIDE = re.compile(r"(?:[ \t$]|\\[()\[\],;:! ]|\\q?quad(?![a-zA-Z])|[-+|/_~]{2,})*")
+_SIDE_BY_SIDE = re.compile(r"(?:[ \t$]|\\[()\[\],;:! ]|\\q?quad(?![a-zA-Z])|[-+|/_~]{2,}+)*+")
 _CLOSING = re.compile(r"(?:\\[\])]|[.,;:])+$")
 
 

@@ -14,6 +14,10 @@ from .tails import clean_tail
 MAX_TAIL = 600
 """Characters read behind "the answer is"."""
 
+MAX_END = 200
+"""Characters at the end of a text in which a closing sign of a proof is looked for."""
+MAX_SAID = 2000
+"""Characters of a box that may hold a whole text."""
 MAX_TEXT = 20_000
 """Characters at the end of a text in which an answer without a box is looked for."""
 
@@ -56,10 +60,17 @@ def find_answer(text: str) -> Found | None:
     if boxes:
         answer = join_boxes(text, boxes)
         told = stated_answer(answer) if answer and len(answer) <= MAX_TEXT else None
-        answer = told.text if told is not None else _last_said(answer) if answer else answer
+        answer = (
+            told.text
+            if told is not None
+            else _last_said(answer)
+            if answer and len(answer) <= MAX_SAID
+            else answer
+        )
         sign = "-" if answer and _MINUS.search(text[max(0, boxes[-1].start - 40) : boxes[-1].start]) else ""
         return Found(f"{sign}{answer or ''}", "in the last box")
-    text = _END_OF_PROOF.sub("", _SPECIAL.sub("", text[-MAX_TEXT:])).rstrip()
+    text = _SPECIAL.sub("", text[-MAX_TEXT:]).rstrip()
+    text = text[:-MAX_END] + _END_OF_PROOF.sub("", text[-MAX_END:])
     return stated_answer(text) or last_formula(text) or last_line(text)
 
 

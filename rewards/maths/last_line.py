@@ -64,12 +64,9 @@ def last_line(text: str) -> Found | None:
     line = lines[-1].strip()[-MAX_LINE:]
     if is_bare(line) or _SPOKEN.fullmatch(line):
         return Found(line, "as the last line")
-    formulas = _stated(line, formulas_of(line))
-    numbers = [
-        n
-        for n in NUMBER.finditer(line)
-        if not any(f.start() < n.start() < f.end() for f in formulas_of(line))
-    ]
+    every = formulas_of(line)
+    formulas = _stated(line, every)
+    numbers = [n for n in NUMBER.finditer(line) if not any(f.start() < n.start() < f.end() for f in every)]
     formula = formulas[-1] if formulas else None
     number = numbers[-1] if numbers else None
     if formula is None and number is None:

@@ -147,7 +147,7 @@ _DOMAIN = re.compile(
 )
 _UNIT_POWER = re.compile(r"(\\(?:text|mathrm|mbox)\s*\{[^{}]*\^)\{(-?\d)\}")
 _HTML = re.compile(r"<(su[bp])>([^<>]{1,60})</\1>")
-_OUTWARD = re.compile(r"([\[\](])([^\[\]]*,[^\[\]]*)([\[\])])")
+_OUTWARD = re.compile(r"([\[\](])([^\[\],]*,[^\[\]]*)([\[\])])")
 _COLORS = re.compile(r"\\(?:color|textcolor|colorbox)\s*(?:\[[^\]]*\])?\{[^{}]*\}")
 _MODULES = re.compile(r"\b(?:np|numpy|math|sympy|sp)\.(?=[a-z])")
 _RUPEES = re.compile(r"\bRs\b\.?\s*")

@@ -1,6 +1,7 @@
 r"""The rules of the `math` verifier, each both ways: what must be equal, and near misses that must not be."""
 
 import random
+import time
 from fractions import Fraction
 
 import pytest
@@ -256,3 +257,19 @@ def test_a_megabyte_of_one_piece_is_read_soon(piece: str) -> None:
 def test_a_right_answer_behind_a_megabyte_is_found() -> None:
     text = "{" * 300_000 + r" so \boxed{\frac{6}{2}}"
     assert MathVerifier()(Prompt(id="p", token_ids=[], reference="3"), text).value == 1.0
+
+
+TANGLED = [
+    r"\boxed{1} " + "-" * 5000 + r"x \boxed{2}", " " * 19_990 + "x", r"\boxed{[" + "(," * 900 + "}", r"\boxed{" + "it is 5 " * 240 + "x}",
+    "~" * 1900 + "x", r"\boxed{" + r"\ " * 900 + "x}", r"\begin{align}" * 400 + r"\end{align}", "is " * 5000 + "1" * 50 + " y",
+    "since " * 3000 + "$x$", "</think>" * 2000 + "5 y", r"\boxed{" + r"k\pi+" * 300 + r"k\pi, k\in Z}", r"\boxed{" + "(1)" * 500 + "}",
+    r"\boxed{1} " + r"\; $ " * 3000 + r"x \boxed{2}", r"\boxed{" + "<sup>" * 300 + "}", "1 2/" * 3000 + "x", r"\boxed{" + "[" * 900 + "," * 900 + "}",
+]  # fmt: skip
+"""Each could send a pattern back and forth: over runs of spaces, dashes, brackets, words."""
+
+
+@pytest.mark.parametrize("text", TANGLED)
+def test_a_text_that_nearly_matches_everywhere_ends_soon(text: str) -> None:
+    began = time.monotonic()
+    assert MathVerifier()(Prompt(id="p", token_ids=[], reference="77"), text).value == 0.0
+    assert time.monotonic() - began < 30
