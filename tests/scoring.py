@@ -14,16 +14,18 @@ import time
 from pathlib import Path
 from rlkit.types import Score
 
+HERE = Path(__file__).parent
+
 def length(prompt, text):
     return Score(len(text) % 3 / 2, reason=f"{len(text)} characters", parts={"even": len(text) % 2 == 0})
 
 def slow(prompt, text):
-    time.sleep(0.01)
+    time.sleep(0.005)
     return Score(float(len(text) % 2), reason=f"{len(text)} characters")
 
 def waits(prompt, text):
-    if prompt.id == "rows-40" and Path("hold").exists():
-        Path("held").touch()
+    if prompt.id == "rows-40" and (HERE / "hold").exists():
+        (HERE / "held").touch()
         time.sleep(600)
     return float(len(text) % 2)
 

@@ -42,7 +42,6 @@ def score(
     run: the settings of the run whose rollouts these are; None: of no run
     command: what was typed, for whoever wants to go on after Ctrl-C
     """
-    from rlkit.rewards import VerifierPool
     from rlkit.scoring.judging import Disagreements, judge_all
     from rlkit.scoring.tally import Tally
     from rlkit.sources import count_rows, find_files
@@ -66,7 +65,7 @@ def score(
             console.print(printable(words), soft_wrap=True, highlight=False, markup=False)
         disagreements = Disagreements(listed)
         stack.callback(disagreements.discard)
-        pool = stack.enter_context(closing(VerifierPool(verifier, reward.workers, reward.timeout)))
+        pool = stack.enter_context(closing(build.make_pool(reward, verifier)))
         total = cfg.limit or _total(completions, count_rows(files) if files else None)
         before = sink.num_kept
         try:

@@ -1,8 +1,8 @@
-"""The loop of `rlkit score`: completions are judged in batches, written, added up, and forgotten."""
+"""The loop of `rlkit score`: completions are read, judged, added up, written in batches, and forgotten."""
 
 import hashlib
-import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -14,12 +14,8 @@ from .completions import Completion
 from .tally import Tally, prompt_number, score_of
 from .verdicts import Sink, json_line, verdict_line
 
-FIRST_BATCH = 64
-BATCH_SECONDS = 3.0
-"""What a kill costs, and how often the disk is waited for."""
-MIN_BATCH, MAX_BATCH = 16, 8192
-MAX_BATCH_CHARACTERS = 1 << 24
-"""Of the completions in one batch: they are in memory together."""
+BATCH_SECONDS, BATCH = 0.5, 4096
+"""What a kill costs at most, and how often the disk is waited for."""
 Progress = Callable[[int], None]
 """Told how many completions are done."""
 
@@ -30,6 +26,10 @@ class Scorer(Protocol):
     def score(
         self, items: Sequence[tuple[Prompt, str]], progress: Callable[[int], None] | None = None
     ) -> list[Score]: ...
+
+    def stream(self, items: Iterable[tuple[Prompt, str]]) -> Iterator[Score]:
+        """The same for items without end, read as they are needed."""
+        ...
 
 
 class Disagreements:
@@ -116,26 +116,30 @@ def judge_all(
         sink.require_same(digest.hexdigest())
         progress(done)
     began = time.perf_counter()
-    size = FIRST_BATCH
-    broken: DataError | None = None
-    while broken is None:
-        batch, broken = _take(stream, size)
-        if not batch:
-            break
-        since = time.perf_counter()
-        scores = scorer.score([(c.prompt, c.text) for c in batch], _after(done, progress))
-        for completion, score in zip(batch, scores, strict=True):
-            digest.update(_identity(completion))
-            add(completion, score)
-        sink.write([verdict_line(c, s) for c, s in zip(batch, scores, strict=True)], digest.hexdigest())
-        done += len(batch)
-        progress(done)
-        took = time.perf_counter() - since
-        size = min(
-            MAX_BATCH, max(MIN_BATCH, min(4 * size, int(len(batch) * BATCH_SECONDS / max(took, 1e-6))))
-        )
-    if broken is not None:
-        raise broken
+    waiting: deque[Completion] = deque()
+    broken: list[DataError] = []
+
+    def items() -> Iterator[tuple[Prompt, str]]:
+        try:
+            for completion in stream:
+                waiting.append(completion)
+                yield completion.prompt, completion.text
+        except DataError as error:  # what was read before it is judged and kept
+            broken.append(error)
+
+    batch: list[tuple[Completion, Score]] = []
+    last = time.monotonic()
+    for score in scorer.stream(items()):
+        batch.append((waiting.popleft(), score))
+        now = time.monotonic()
+        if now - last > BATCH_SECONDS or len(batch) >= BATCH:
+            done += _keep(batch, sink, digest, add)
+            progress(done)
+            batch, last = [], now
+    done += _keep(batch, sink, digest, add)
+    progress(done)
+    if broken:
+        raise broken[0]
     seconds = time.perf_counter() - began
     if not done:
         raise DataError("no completion was found in any row")
@@ -144,23 +148,19 @@ def judge_all(
     return seconds
 
 
-def _after(done: int, progress: Progress) -> Progress:
-    return lambda count: progress(done + count)
-
-
-def _take(stream: Iterator[Completion], count: int) -> tuple[list[Completion], DataError | None]:
-    """The next `count` completions, or fewer when they are long; and what ended the stream, which costs none of them."""
-    batch: list[Completion] = []
-    characters = 0
-    try:
-        for completion in itertools.islice(stream, count):
-            batch.append(completion)
-            characters += len(completion.text)
-            if characters > MAX_BATCH_CHARACTERS:
-                break
-    except DataError as error:
-        return batch, error
-    return batch, None
+def _keep(
+    batch: Sequence[tuple[Completion, Score]],
+    sink: Sink,
+    digest: "hashlib.blake2b",
+    add: Callable[[Completion, Score], None],
+) -> int:
+    """Add a batch up and write it; how many it holds."""
+    for completion, score in batch:
+        digest.update(_identity(completion))
+        add(completion, score)
+    if batch:
+        sink.write([verdict_line(c, s) for c, s in batch], digest.hexdigest())
+    return len(batch)
 
 
 def _identity(completion: Completion) -> bytes:

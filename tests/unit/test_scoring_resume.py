@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rlkit.cli import main
+from rlkit.scoring import judging
 from tests.scoring import REWARDS, lengths, read, score, work_in, write
 
 ROOT = Path(__file__).parents[2]
@@ -64,15 +65,16 @@ def require_gone(processes: list[int]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("out", ["o.jsonl", "o.parquet"])
+@pytest.mark.parametrize("out", ["o.jsonl", pytest.param("o.parquet", marks=pytest.mark.slow)])
 def test_a_killed_command_goes_on_and_its_file_is_the_same(out: str, folder: Path):
-    write("rows.jsonl", lengths(400))
+    write("rows.jsonl", lengths(800))
     command = ["rows.jsonl", "--reward", "score_rewards.py:slow", "--label", "level"]
     assert score(*command, "--out", f"whole-{out}") == 0
     journal = folder / f"{out}.partial"
-    for least in (1, 100):
+    for _ in range(2):
+        before = kept(journal)
         running = Running(folder, *command, "--out", out)
-        running.wait_for_verdicts(journal, least)
+        running.wait_for_verdicts(journal, before + 1)
         children = running.children()
         running.process.kill()
         running.process.wait()
@@ -86,7 +88,8 @@ def test_a_killed_command_goes_on_and_its_file_is_the_same(out: str, folder: Pat
     assert left == {out, f"whole-{out}", "o-disagreements.jsonl", "whole-o-disagreements.jsonl"}
 
 
-def test_wherever_the_journal_is_cut_the_file_is_the_same(folder: Path, capsys: pytest.CaptureFixture[str]):
+def test_wherever_the_journal_is_cut_the_file_is_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(judging, "BATCH", 64)
     write("rows.jsonl", [*lengths(150), {"prompt": "é" * 40, "response": "ü\n"}])
     with open("rows.jsonl", "a") as file:
         file.write("{\n")  # so that the command ends with its journal left
