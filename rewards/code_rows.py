@@ -3,6 +3,7 @@
     HumanEval           test, entry_point; the prompt is the beginning of the program
     MBPP                test_list or tests: statements; test_setup_code, test_imports
     APPS, TACO, verl    input_output, tests, or the gold answer itself: {"inputs": [...], "outputs": [...], "fn_name": ...}
+    open-r1, SYNTHETIC  verification_info: {"test_cases": [{"type", "input", "output", "fn_name"}]}
     LiveCodeBench       public_test_cases, private_test_cases: [{"input", "output", "testtype"}], the name in `metadata`
 
 Any of them may be JSON text. Nothing is unpickled: LiveCodeBench's packed private tests are not read.
@@ -15,10 +16,17 @@ from typing import Any, Literal
 
 from rlkit.types import Prompt
 
-from .code_extract import defines
+from .code_extract import defines, find_programs
 
-_TESTS = ("test_list", "tests", "test_cases", "input_output", "ground_truth")
-_GOLDS = ("canonical_solution", "reference_solution", "solution", "code", "solutions")
+_TESTS = ("test_list", "tests", "test_cases", "input_output", "verification_info", "ground_truth")
+_GOLDS = (
+    "canonical_solution",
+    "gold_standard_solution",
+    "reference_solution",
+    "solution",
+    "code",
+    "solutions",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +87,8 @@ def gold_program(prompt: Prompt) -> str | None:
             value = value[0]
         if isinstance(value, str) and value.strip():
             gold = value.replace("\r\n", "\n")
+            if "```" in gold:
+                gold = next(iter(find_programs(gold, (), "")), "")
             entry = prompt.row.get("entry_point")
             stub = _stub(prompt, entry) if isinstance(entry, str) and entry else ""
             if not stub or defines(gold, str(entry)):
@@ -106,8 +116,9 @@ def _function(row: Mapping[str, Any]) -> str:
 
 
 def _layout(value: Any, row: Mapping[str, Any], function: str) -> Streams | Calls:
-    if isinstance(value, Mapping) and "assert_case" in value:
-        value = value["assert_case"]
+    for inner in ("assert_case", "test_cases"):
+        if isinstance(value, Mapping) and inner in value:
+            value = _parsed(value[inner])
     if isinstance(value, Mapping) and "inputs" in value and "outputs" in value:
         function = str(value.get("fn_name") or function)
         inputs, outputs = _parsed(value["inputs"]), _parsed(value["outputs"])
@@ -122,8 +133,9 @@ def _layout(value: Any, row: Mapping[str, Any], function: str) -> Streams | Call
     if isinstance(value, list) and all(
         isinstance(t, Mapping) and "input" in t and "output" in t for t in value
     ):
-        functional = any(test.get("testtype") == "functional" for test in value)
-        named = function if functional or not any("testtype" in test for test in value) else ""
+        kinds = {test.get("testtype") or test.get("type") for test in value}
+        function = str(next((test["fn_name"] for test in value if test.get("fn_name")), function))
+        named = function if kinds & {"functional", "function_call"} or kinds == {None} else ""
         return _pairs([(test["input"], test["output"]) for test in value], named)
     raise NoTests(f"tests of a layout that is not known: {repr(value)[:80]}")
 

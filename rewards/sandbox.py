@@ -25,11 +25,11 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from rlkit.errors import ConfigError, RolloutError
 
+from .bubblewrap import HERE, bubblewrap, interpreter
 from .inside import wire
 from .seccomp import call_filter
 
@@ -221,11 +221,11 @@ class _Started:
             for content in (wire.encode(fields, wire.no_handle), job.stdin, call_filter(may_exec=True)):
                 ours.append(_memory_file(content))
             *_, job_fd, stdin, filter_fd = ours
-            command = _python("/rlkit" if kind == "bwrap" else str(_HERE))
+            command = _python("/rlkit" if kind == "bwrap" else str(HERE))
             command += map(str, (job_fd, theirs["status"], from_fd, to_fd))
             if kind == "bwrap":
                 reports = ["--seccomp", str(filter_fd), "--info-fd", str(theirs["info"]), "--"]
-                command = [*_bubblewrap(limits.files), *reports, *command]
+                command = [*bubblewrap(limits.files), *reports, *command]
             passed = (job_fd, filter_fd, theirs["status"], theirs["info"], from_fd, to_fd)
             self._process = subprocess.Popen(
                 command,
@@ -285,8 +285,8 @@ class _Started:
         return self._ran(self._process.returncode, usage)
 
     def require_ready(self) -> None:
-        """Raise RolloutError unless the program was reached: what went wrong then is not its fault."""
-        if not self._ready:
+        """Raise RolloutError when the program was not reached, unless the other job was over before: it is not its fault."""
+        if not self._ready and not (self._stopped and self.ended is None):
             said = last_line(bytes(self._heard["stderr"])) or f"exit code {self._process.returncode}"
             raise RolloutError(f"the {self.kind} sandbox did not start: {said}")
 
@@ -316,7 +316,6 @@ class _Started:
         )
 
 
-_HERE = Path(__file__).resolve().parent
 ENVIRONMENT = {"PYTHONHASHSEED": "0"}
 """All of it: nothing of this process's, and the same program prints its sets in the same order each time."""
 MAX_STATUS = 1 << 20
@@ -328,53 +327,7 @@ KILLED_SECONDS = 5.0
 def _python(folder: str) -> list[str]:
     """The base interpreter, without site-packages, running rewards/inside/starter.py, which lies in `folder`/inside."""
     start = f"import sys; sys.path.insert(0, {folder!r}); from inside import starter; del sys.path[0]; starter.main()"
-    return [_interpreter(), "-P", "-s", "-S", "-B", "-X", "utf8", "-c", start]
-
-
-@functools.cache
-def _interpreter() -> str:
-    """The interpreter behind a virtual environment."""
-    major, minor = sys.version_info[:2]
-    base = Path(sys.base_exec_prefix, "bin", f"python{major}.{minor}")
-    return str(base) if base.exists() else os.path.realpath(sys.executable)
-
-
-@functools.cache
-def _bubblewrap(files: int) -> list[str]:
-    """The command line that builds the sandbox; `files`: MiB of its /tmp."""
-    command = [
-        *(
-            shutil.which("bwrap") or "bwrap",
-            "--unshare-user",
-            "--unshare-pid",
-            "--unshare-net",
-            "--unshare-ipc",
-        ),
-        *("--unshare-uts", "--unshare-cgroup-try", "--uid", "1000", "--gid", "1000", "--hostname", "sandbox"),
-        *("--cap-drop", "ALL", "--new-session", "--die-with-parent"),
-        "--as-pid-1",  # so that bubblewrap, and we, learn what it used, and that nothing is left when it ends
-        *("--ro-bind", "/usr", "/usr", "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"),
-    ]
-    for name in ("/bin", "/lib", "/lib32", "/lib64"):  # links into /usr on most systems
-        if os.path.islink(name):
-            command += ["--symlink", os.readlink(name), name]
-        elif os.path.isdir(name):
-            command += ["--ro-bind", name, name]
-    prefix = Path(sys.base_prefix)
-    if not prefix.is_relative_to("/usr"):
-        command += ["--ro-bind", _interpreter(), _interpreter()]
-        for library in {prefix / "lib", prefix / sys.platlibdir}:
-            if library.is_dir():
-                command += ["--ro-bind", str(library), str(library)]
-    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    packages = prefix / sys.platlibdir / version / "site-packages"
-    if packages.is_dir():  # installed packages are nobody's business, rlkit among them
-        command += ["--tmpfs", str(packages), "--remount-ro", str(packages)]
-    command += ["--ro-bind", str(_HERE / "inside"), "/rlkit/inside"]
-    for device in ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"):
-        command += ["--dev-bind", device, device]
-    command += ["--size", str(files << 20), "--tmpfs", "/tmp", "--chdir", "/tmp"]
-    return [*command, "--remount-ro", "/"]
+    return [interpreter(), "-P", "-s", "-S", "-B", "-X", "utf8", "-c", start]
 
 
 def _memory_file(content: bytes) -> int:

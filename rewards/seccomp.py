@@ -72,6 +72,8 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
 }
 """System call -> its number on x86_64 and on aarch64 (the kernel's asm/unistd_64.h and asm-generic/unistd.h)."""
 _EXECVE = (59, 221)
+_SIGNALLING = (((72, 25), (8, 10, 15)), ((16, 29), (0x8901, 0x8902)))
+"""fcntl and ioctl, and the requests that have the kernel send a signal of choice: F_SETOWN, F_SETSIG, F_SETOWN_EX; FIOSETOWN, SIOCSPGRP."""
 _CLONE, _CLONE3 = (56, 220), 435
 _CLONE_THREAD = 0x10000
 _X32_CALLS = 0x40000000
@@ -79,7 +81,12 @@ _X32_CALLS = 0x40000000
 _EPERM, _ENOSYS = 0x00050001, 0x00050026  # SECCOMP_RET_ERRNO with the error number
 _ALLOW = 0x7FFF0000
 _LOAD, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER_AT, _ARCHITECTURE_AT, _FIRST_ARGUMENT_AT = 0, 4, 16  # in struct seccomp_data; little-endian
+_NUMBER_AT, _ARCHITECTURE_AT, _FIRST_ARGUMENT_AT, _SECOND_ARGUMENT_AT = (
+    0,
+    4,
+    16,
+    24,
+)  # in struct seccomp_data; little-endian
 
 
 def call_filter(*, may_exec: bool) -> bytes:
@@ -106,6 +113,14 @@ def call_filter(*, may_exec: bool) -> bytes:
         code += [_op(_IF_AT_LEAST, _X32_CALLS, otherwise=1), _op(_RETURN, _EPERM)]
     for number in numbers:
         code += [_op(_IF_EQUAL, number, otherwise=1), _op(_RETURN, _EPERM)]
+    for pair, requests in _SIGNALLING:
+        code += [
+            _op(_IF_EQUAL, pair[column], otherwise=2 + 2 * len(requests)),
+            _op(_LOAD, _SECOND_ARGUMENT_AT),
+        ]
+        for request in requests:
+            code += [_op(_IF_EQUAL, request, otherwise=1), _op(_RETURN, _EPERM)]
+        code.append(_op(_RETURN, _ALLOW))
     # The C library falls back to clone, whose flags can be read here; those of clone3 lie behind a pointer.
     code += [_op(_IF_EQUAL, _CLONE3, otherwise=1), _op(_RETURN, _ENOSYS)]
     code += [

@@ -19,9 +19,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rlkit.errors import ConfigError
 from rlkit.rewards.code_verifier import CodeVerifier
-from rlkit.rewards.sandbox import Kind, Limits, Ran, run
+from rlkit.rewards.sandbox import Kind, Limits, Ran, require_sandbox, run
 from rlkit.types import Prompt, Score
+
+
+def refusal() -> str:
+    """Why no program can be run here; "": they can."""
+    try:
+        require_sandbox("bwrap")
+    except ConfigError as error:
+        return str(error)
+    return ""
+
 
 LIMITS = Limits(wall=6.0, cpu=2, memory=256, threads=32, output=1 << 20, files=4)
 SLACK = 5.0
@@ -124,6 +135,8 @@ PROCESSES = [
     _refused("kill the first process", "import os\nos.kill(1, 9)\nos.kill(os.getppid(), 9)"),
     _refused("kill the group", "import os\nos.killpg(0, 9)"),
     Hostile("tgkill, by its number", "import ctypes, platform\nprint('REFUSED' if ctypes.CDLL(None).syscall(234 if platform.machine() == 'x86_64' else 131, @PID@, @PID@, 9) == -1 else 'DONE')", ("ok",), "REFUSED"),
+    _refused("a signal by fcntl", "import fcntl, os\nfcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, @PID@)"),
+    _refused("a signal by ioctl", "import fcntl, socket\nfcntl.ioctl(socket.socketpair()[0], 0x8901, (@PID@).to_bytes(4, 'little'))"),
     _refused("pidfd", "import os\nos.pidfd_open(@PID@)"),
     Hostile("ptrace", "import ctypes, os\nprint('REFUSED' if ctypes.CDLL(None).ptrace(16, @PID@, 0, 0) == -1 and ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == -1 else 'DONE')", ("ok",), "REFUSED"),
     Hostile("process_vm_readv", "import ctypes\nprint('REFUSED' if ctypes.CDLL(None).process_vm_readv(@PID@, 0, 0, 0, 0, 0) == -1 else 'DONE')", ("ok",), "REFUSED"),

@@ -157,6 +157,10 @@ def serve(job: "dict[str, Any]", status_fd: int, from_fd: int, to_fd: int) -> No
         os.write(status_fd, b"0:")
         report.end("broken", f"the row's tests are no Python: {error}")
         return
+    if tests and not any(word in text for text in job["tests"] for word in ("assert", "raise")):
+        os.write(status_fd, b"0:")
+        report.end("broken", "the row's tests assert nothing: any program would pass")
+        return
     os.write(status_fd, b"%d:" % (job["total"] or max(1, _asserts(job["tests"]))))
     try:
         program.hear()  # how its loading went
@@ -190,8 +194,10 @@ def _run(
     """Judge test by test; without `partial`, until one fails."""
     if job["style"] == "check":
         namespace["__noted__"] = report.test
-        passed, why = _attempt(program, lambda: _check(tests[0], namespace, job["name"], program))
-        if not (job["partial"] and passed):  # with `partial` each assert has been counted on its own
+        passed, why = _attempt(program, lambda: _check(job, tests[0], namespace, program, report))
+        if not (
+            job["partial"] and passed
+        ):  # with `partial` each assert or method has been counted on its own
             report.test(passed, why)
         return
     if job["style"] == "calls":
@@ -218,13 +224,39 @@ def _test_attempt(code: "CodeType", namespace: "dict[str, Any]") -> "Callable[[]
     return lambda: exec(code, namespace)
 
 
-def _check(code: "CodeType", namespace: "dict[str, Any]", name: str, program: Program) -> None:
-    """HumanEval's way: the test defines `check`, which is handed the function; without one, the test has run already."""
-    candidate = program.ask("name", name)
-    namespace[name] = candidate
+def _check(
+    job: "dict[str, Any]", code: "CodeType", namespace: "dict[str, Any]", program: Program, report: Report
+) -> None:
+    """One text of tests: it defines `check`, which is handed the function (HumanEval), or unittest's cases, or just asserts."""
+    candidate = program.ask("name", job["name"])
+    namespace[job["name"]] = candidate
     exec(code, namespace)
     if "check" in namespace:
         namespace["check"](candidate)
+    elif "unittest" in sys.modules:
+        _run_cases(job, namespace, report)
+
+
+def _case_name(test: "Any") -> str:
+    return str(test.id())
+
+
+def _run_cases(job: "dict[str, Any]", namespace: "dict[str, Any]", report: Report) -> None:
+    import unittest
+
+    cases = [
+        case for case in namespace.values() if isinstance(case, type) and issubclass(case, unittest.TestCase)
+    ]
+    for case in cases:
+        for test in unittest.defaultTestLoader.loadTestsFromTestCase(case):
+            result = unittest.TestResult()
+            test.run(result)
+            failed = [*result.errors, *result.failures]
+            why = f"{_case_name(test)}: {failed[0][1].strip().splitlines()[-1]}" if failed else ""
+            if job["partial"]:
+                report.test(not failed, why)
+            elif failed:
+                raise AssertionError(why)
 
 
 def _call_attempt(
