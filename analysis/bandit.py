@@ -283,19 +283,21 @@ class TurningPoints:
     """The optimal action is the more likely of the two, from here to the end."""
 
 
-def turning_points(high_T: Floats, optimal_T: Floats) -> TurningPoints:
-    """Of the exact masses of one run. A curve that is at its extreme in the last step has not turned.
+def turning_points(high_T: Floats, optimal_T: Floats, least: float = 0.0) -> TurningPoints:
+    """Of the exact masses of one run. A curve that ends at its extreme, or less than `least` from it, has not turned.
+
+    least: 0 for expected updates; a sampled run jitters, and its highest point is rarely the last even where it does not turn
 
     >>> turning_points(np.array([0.5, 0.8, 0.7, 0.1]), np.array([0.1, 0.05, 0.2, 0.9]))
     TurningPoints(t_min2=1, t_max1=1, t_cross=3)
     """
     last = len(high_T) - 1
-    least, most = int(optimal_T.argmin()), int(high_T.argmax())
+    lowest, highest = int(optimal_T.argmin()), int(high_T.argmax())
     behind = np.flatnonzero(optimal_T <= high_T)
     cross = int(behind[-1]) + 1 if len(behind) else 0
     return TurningPoints(
-        t_min2=least if least < last else None,
-        t_max1=most if most < last else None,
+        t_min2=lowest if lowest < last and optimal_T[-1] - optimal_T[lowest] >= least else None,
+        t_max1=highest if highest < last and high_T[highest] - high_T[-1] >= least else None,
         t_cross=cross if cross <= last else None,
     )
 

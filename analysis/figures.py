@@ -16,7 +16,7 @@ from .bandit import Floats, Roles, TurningPoints, entropy, mass, pass_at_k
 
 ROLES = {"high": "explored high-reward", "low": "low-reward", "optimal": "best action"}
 COLOURS = {"high": "#1f77b4", "low": "#7f7f7f", "optimal": "#d62728", "entropy": "#2ca02c"}
-STAGES = {"exploitation": "rgba(31, 119, 180, 0.10)", "exploration": "rgba(214, 39, 40, 0.10)"}
+STAGES = {"exploitation": "rgba(31, 119, 180, 0.12)", "exploration": "rgba(214, 39, 40, 0.12)"}
 MAX_POINTS = 1000
 """Points drawn of one curve; a screen has no more."""
 
@@ -59,6 +59,7 @@ def simulated(columns: Sequence[Curves], roles: Roles, ks: Sequence[int], title:
 
     Several runs: their median, and the range from 5 % to 95 %.
     """
+    from plotly.colors import sample_colorscale
     from plotly.subplots import make_subplots
 
     rows = ("probability", "entropy, nats", "pass@k")
@@ -82,12 +83,16 @@ def simulated(columns: Sequence[Curves], roles: Roles, ks: Sequence[int], title:
         _curve(figure, steps_T, nats_ST, "entropy", COLOURS["entropy"], row=2, col=c, legend=False)
         right_ST = mass(column.probs_STA, roles.optimal)[:, steps_T]
         for i, k in enumerate(ks):
-            shade = f"rgb({40 + 170 * i // max(len(ks) - 1, 1)}, 60, {180 - 120 * i // max(len(ks) - 1, 1)})"
+            (shade,) = sample_colorscale("Viridis", [0.85 * i / max(len(ks) - 1, 1)])
             _curve(figure, steps_T, pass_at_k(right_ST, k), f"pass@{k}", shade, row=3, col=c, legend=first)
-        _shade(figure, column, steps_T[-1], c)
+        if roles.high:
+            _shade(figure, column, int(steps_T[-1]), col=c, legend=first)
+        figure.update_xaxes(range=[0, int(steps_T[-1])], col=c)
         figure.update_xaxes(title_text="step", row=len(rows), col=c)
-    for r, words in enumerate(rows, start=1):
-        figure.update_yaxes(title_text=words, row=r, col=1, rangemode="tozero")
+    most = max(float(entropy(column.probs_STA).max()) for column in columns)
+    for r, (words, top) in enumerate(zip(rows, (1.0, most, 1.0), strict=True), start=1):
+        figure.update_yaxes(range=[0, 1.04 * top], row=r)
+        figure.update_yaxes(title_text=words, row=r, col=1)
     figure.update_layout(title=title, template="plotly_white", height=900, hovermode="x unified")
     return figure
 
@@ -107,6 +112,7 @@ def _curve(
         band = go.Scatter(
             x=np.concatenate([steps_T, steps_T[::-1]]),
             y=np.concatenate([high_T, low_T[::-1]]),
+            mode="lines",
             fill="toself",
             line={"width": 0},
             fillcolor=colour,
@@ -127,21 +133,19 @@ def _curve(
     figure.add_trace(line, row=row, col=col)
 
 
-def _shade(figure: Any, column: Curves, last: int, col: int) -> None:
-    """The two stages behind the masses, by the median of the runs that turn; nothing where no run turns."""
+def _shade(figure: Any, column: Curves, last: int, *, col: int, legend: bool) -> None:
+    """The two stages behind the masses, by the median of the runs that turn; where hardly any turns, one stage."""
+    import plotly.graph_objects as go
+
     turned = [turn.t_max1 for turn in column.turns if turn.t_max1 is not None]
-    if not turned:
-        return
-    end = float(np.median(turned))
-    for name, (left, right) in {"exploitation": (0, end), "exploration": (end, last)}.items():
-        figure.add_vrect(
-            x0=left,
-            x1=right,
-            fillcolor=STAGES[name],
-            line_width=0,
-            layer="below",
-            annotation_text=name,
-            annotation_position="top left",
-            row=1,
-            col=col,
-        )
+    end = float(np.median(turned)) if 2 * len(turned) >= len(column.turns) and turned else float(last)
+    for name, (left, right) in {"exploitation": (0.0, end), "exploration": (end, float(last))}.items():
+        if left < right:
+            figure.add_vrect(
+                x0=left, x1=right, fillcolor=STAGES[name], line_width=0, layer="below", row=1, col=col
+            )
+        if legend:  # shapes have no legend of their own in subplots
+            square = {"symbol": "square", "size": 14, "color": STAGES[name]}
+            figure.add_trace(
+                go.Scatter(x=[None], y=[None], mode="markers", marker=square, name=name), row=1, col=col
+            )

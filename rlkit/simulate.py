@@ -31,6 +31,8 @@ from rlkit.simulate_config import SimulateConfig
 MAX_COLUMNS = 6
 """Actions printed one by one; more are summed by role."""
 BAR_AFTER_SECONDS = 2.0
+LEAST_CHANGE = 0.02
+"""Probability that a sampled run must have moved after a turn for it to be one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,7 @@ def simulate(cfg: SimulateConfig, console: Console) -> int:
     else:
         _print_tables(cfg, bandit, runs)
     if cfg.figure is not None:
-        title = f"rewards {cfg.rewards}; {_how(cfg)}"
+        title = f"rewards {cfg.rewards}; {_how(cfg, 'median and 5 % to 95 %')}"
         curves = [figures.Curves(r.algo, r.probs_STA, r.turns) for r in runs]
         figures.write(figures.simulated(curves, bandit.roles, cfg.ks, title), cfg.figure)
         console.print(f"figure: {cfg.figure}", highlight=False, markup=False, soft_wrap=True)
@@ -101,7 +103,8 @@ def _run(name: str, algo: FamilyConfig, bandit: Bandit, cfg: SimulateConfig, con
             )[None]
     high_ST, optimal_ST = mass(probs_STA, bandit.roles.high), mass(probs_STA, bandit.roles.optimal)
     if bandit.roles.high:
-        turns = [turning_points(h, o) for h, o in zip(high_ST, optimal_ST, strict=True)]
+        least = LEAST_CHANGE if cfg.sampled else 0.0
+        turns = [turning_points(h, o, least) for h, o in zip(high_ST, optimal_ST, strict=True)]
     else:
         turns = [TurningPoints(t_min2=None, t_max1=None, t_cross=None)] * len(probs_STA)
     return Simulated(algo=name, probs_STA=probs_STA, turns=turns)
@@ -127,11 +130,11 @@ def _bar(words: str, steps: int, console: Console) -> Iterator[Callable[[int], N
 # -- what is told ------------------------------------------------------------------------------------------------------
 
 
-def _how(cfg: SimulateConfig) -> str:
+def _how(cfg: SimulateConfig, of_runs: str = "mean") -> str:
     if not cfg.sampled:
         return f"expected updates, learning rate {cfg.learning_rate:g}"
     groups = f"{cfg.groups} groups" if cfg.groups > 1 else "a group"
-    return f"{groups} of {cfg.group_size} per update, mean of {cfg.seeds} runs, learning rate {cfg.learning_rate:g}"
+    return f"{groups} of {cfg.group_size} per update, {of_runs} of {cfg.seeds} runs, learning rate {cfg.learning_rate:g}"
 
 
 def _columns(bandit: Bandit) -> dict[str, tuple[int, ...]]:

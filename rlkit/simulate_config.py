@@ -66,7 +66,7 @@ class SimulateConfig:
         require(
             not (self.expected and self.sampled), "--expected --sampled", "both", "one of them (or neither)"
         )
-        for name, least in (("seeds", 1), ("group_size", 1), ("groups", 1), ("steps", 1)):
+        for name, least in (("seeds", 1), ("group_size", 1), ("groups", 1), ("steps", 1), ("seed", 0)):
             require(
                 getattr(self, name) >= least, _flag(name), getattr(self, name), f"a whole number from {least}"
             )

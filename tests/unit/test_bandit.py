@@ -273,6 +273,7 @@ def test_what_is_read_off_a_policy() -> None:
 def test_a_run_that_does_not_turn_has_no_turning_points() -> None:
     rising, falling = np.array([0.1, 0.2, 0.3]), np.array([0.3, 0.2, 0.1])
     assert turning_points(rising, falling) == TurningPoints(t_min2=None, t_max1=None, t_cross=None)
+    assert turning_points(falling, rising, least=0.25) == TurningPoints(t_min2=None, t_max1=None, t_cross=2)
     assert turning_points(falling, rising) == TurningPoints(t_min2=0, t_max1=0, t_cross=2)
 
 

@@ -168,3 +168,48 @@ def test_a_target_that_is_never_met_is_no_number() -> None:
     assert steps_to(0.85, {0: 0.1, 1: 0.2}) is None
     assert results["arms"]["trl"]["seconds_to_target"] is None and results["ratio_trl"] is None
     assert steps_to(0.85, {0: 0.9}) == 0.0
+
+
+# -- stage_detector.py -----------------------------------------------------------------------------------------------------
+
+
+def test_the_detector_is_judged_by_what_the_exact_curves_say() -> None:
+    import numpy as np
+    from stage_detector import Judged, offline, online, truth_of
+
+    from rlkit.analysis.stages import Detection, Turn
+
+    high, best = [0.5, 0.7, 0.9, 0.85, 0.4], [0.1, 0.05, 0.05, 0.1, 0.6]
+    turns = truth_of(np.array([high, best]).T)
+    stays = truth_of(np.array([high[:3], best[:3]]).T)
+    assert (turns.turns.t_min2, turns.turns.t_max1, turns.turns.t_cross) == (1, 2, 4)
+    assert (turns.drop, turns.rise, turns.visible_from) == (pytest.approx(0.5), pytest.approx(0.55), 3)
+    assert turns.has("t_max1") and not stays.has("t_max1") and stays.visible_from is None
+
+    def judged(truth: Any, low: float | None, alarm: int | None) -> Judged:
+        """Found within 4 steps above `low`, called at `alarm`."""
+        turn = None if low is None else Turn(step=low + 2, low=low, high=low + 4)
+        found = Detection(
+            last_step=4, stage="exploitation", exploration=0.0, t_min2=None, t_max1=turn, t_cross=None
+        )
+        seen = replace(truth, saturated_from=1)
+        return Judged(truths={"the run's": seen}, found=found, alarm=alarm, saturated=3)
+
+    runs = [judged(turns, 1, 4), judged(turns, 5, 3), judged(turns, None, 1), judged(stays, 0, 2)]
+    row = offline(runs, "the run's", "t_max1")
+    assert (row["runs_with"], row["found"], row["false"]) == (3, pytest.approx(2 / 3), 1.0)
+    assert (row["median_error"], row["coverage"]) == (3.0, 0.5)  # medians at 3 and 7, the truth at 2
+    past = online(runs)
+    assert (past["too_early"], past["false_without"], past["never"]) == (pytest.approx(1 / 3), 1.0, 0.0)
+    assert past["median_delay"] == 1.5 and past["saturation_delay"] == 2
+
+
+def test_settings_that_turn_and_that_do_not_are_drawn_in_their_shares() -> None:
+    import numpy as np
+    from stage_detector import STEPS, chosen, truth_of
+
+    from rlkit.analysis.bandit import simulate_expected
+
+    settings = chosen(np.random.default_rng(0), 6)
+    runs = [simulate_expected(s.bandit, s.algo, steps=STEPS, rate=s.rate) for s in settings]
+    assert sorted(truth_of(run).has("t_max1") for run in runs) == [False] * 3 + [True] * 6

@@ -42,6 +42,11 @@ def test_sampled_runs_have_a_spread_and_repeat(capsys: pytest.CaptureFixture[str
     assert found and int(found[2]) < int(found[1]) < int(found[3]) < 400
 
 
+def test_sampled_runs_that_only_jitter_have_not_turned(capsys: pytest.CaptureFixture[str]) -> None:
+    out = told(capsys, "--algo", "grpo_n", "--sampled", "--seeds", "12", "--steps", "300", "--at", "300")
+    assert "t_max1 in none" in out and "t_cross in none" in out
+
+
 def test_json_is_one_object_with_every_run_s_turning_points(capsys: pytest.CaptureFixture[str]) -> None:
     record = json.loads(told(capsys, "--json", "--normalize", "none", "--learning-rate", "0.5"))
     assert record["roles"] == {"high": [0], "low": [2], "optimal": [1]}
@@ -97,7 +102,9 @@ def test_the_figure_shades_the_stages_and_draws_what_the_runs_are() -> None:
     probs = simulate_expected(bandit, algo_config("grpo"), steps=3000, rate=0.1)  # type: ignore[arg-type]
     turn = turning_points(mass(probs, (0,)), mass(probs, (1,)))
     figure = simulated([Curves("grpo", probs[None], [turn])], bandit.roles, (1, 8), "<b>title")
-    high, low, best, nats, *passes = figure.data
+    high, low, best, nats, *others = figure.data
+    passes, stages = others[:2], [trace.name for trace in others[2:]]
+    assert stages == ["exploitation", "exploration"]
     assert len(high.x) == MAX_POINTS and (high.x[0], high.x[-1]) == (0, 3000)
     assert np.array(high.y) == pytest.approx(probs[np.array(high.x), 0])
     assert np.array(best.y) == pytest.approx(np.array(passes[0].y))
@@ -116,6 +123,7 @@ def test_the_figure_shades_the_stages_and_draws_what_the_runs_are() -> None:
         ("--algo nsr --normalize group", "algo.scale_rewards = 'group': expected none, with algo.baseline"),
         ("--expected --sampled", "--expected --sampled = 'both': expected one of them"),
         ("--sampled --seeds 0", "--seeds = 0: expected a whole number from 1"),
+        ("--sampled --seed -3", "--seed = -3: expected a whole number from 0"),
         ("--at 601", "--at = '601': expected steps from 0 to --steps 600"),
         ("--sampled --steps 100000000", "more than the 200,000,000 that are kept"),
         ("--figure page.png", "--figure page.png: expected a name that ends in .html"),
