@@ -16,6 +16,7 @@ from rlkit.errors import ConfigError, unknown_name
 from rlkit.types import AnyVerifier, Verifier
 from rlkit.userload import is_user_object, load_user_object
 
+from .adapters import adapt, split_style
 from .choice import ChoiceVerifier
 from .code_verifier import CodeVerifier
 from .combine import weighted_sum
@@ -191,8 +192,16 @@ def _written(value: object) -> str:
 
 
 def _user_verifier(name: str, options: Mapping[str, object]) -> AnyVerifier:
-    """A class is made with the options, a function wrapped with them, an instance taken as it is; each may be async."""
+    """A class is made with the options, a function wrapped with them, an instance taken as it is; each may be async.
+
+    What was written for another project is adapted (rewards/adapters).
+    """
     target = load_user_object(name, "--reward")
+    style, options = split_style(target, name, options)
+    adapted = adapt(target, source=name, style=style, options=options)
+    if adapted is not None:
+        _check_declared(name, adapted)
+        return adapted
     if inspect.isclass(target):
         how = f"with {', '.join(options)}" if options else "without arguments"
         try:

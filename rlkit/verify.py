@@ -8,6 +8,8 @@ from rlkit.errors import RolloutError
 from rlkit.types import Group, Prompt, Rollout, Score
 
 Decode = Callable[[list[int]], str]
+TOKEN_IDS = "completion_ids"
+"""The column of a verifier's row that holds the token ids of the answer, when a run has sampled it."""
 
 
 class Scorer(Protocol):
@@ -38,7 +40,7 @@ class Judge:
 
     def __call__(self, groups: Sequence[Group], before: Sequence[Group] = ()) -> list[Group]:
         groups = [_decoded(g, self.decode) for g in groups]
-        items = [(prompt, r.text or "") for g in groups for prompt, r in _answers(g)]
+        items = [(_with_ids(prompt, r), r.text or "") for g in groups for prompt, r in _answers(g)]
         scores = self.scorer.score(items)
         known = [(p, r.text or "", r.score) for g in before for p, r in _answers(g) if r.score]
         self._check([*items, *((p, text) for p, text, _ in known)], [*scores, *(s for *_, s in known)])
@@ -68,6 +70,11 @@ def leaves_of(group: Group) -> list[Group]:
 
 def _answers(group: Group) -> list[tuple[Prompt, Rollout]]:
     return [(leaf.prompt, r) for leaf in leaves_of(group) for r in leaf.rollouts]
+
+
+def _with_ids(prompt: Prompt, rollout: Rollout) -> Prompt:
+    """The prompt as a verifier gets it: beside the data's columns, the answer's token ids, which rewards of length read."""
+    return replace(prompt, row={**prompt.row, TOKEN_IDS: rollout.completion_ids})
 
 
 def _decoded(group: Group, decode: Decode) -> Group:

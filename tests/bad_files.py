@@ -1,4 +1,23 @@
-"""The files that the bad inputs of tests/bad_inputs.py name."""
+"""What the table of tests/bad_inputs.py is made of: its rows, and the files that they name."""
+
+from dataclasses import dataclass
+
+SMALL = (
+    "--model model --data task:chain --sampler hf --dtype float32 --prompts-per-step 2 --num-generations 2 "
+    "--max-completion-length 8 --eval-prompts 2 --workers 1 --steps 2 --no-tensorboard"
+)
+"""Flags of a run of a second; `model` is a random model of 0.1 M parameters."""
+
+
+@dataclass(frozen=True)
+class Bad:
+    """One bad input; `...` in the message stands for what differs between machines, FOLDER for the working folder."""
+
+    what: str
+    command: str
+    message: str
+    code: int = 2
+
 
 FILES = {
     "train.jsonl": '{"question": "What is 1 + 1?", "answer": "2"}\n',
@@ -20,6 +39,7 @@ FILES = {
         "def words(prompt, text):\n    return 'good'\n\n\n"
         "def fails(prompt, text):\n    return math.log(0)\n\n\n"
         "def one_argument(text):\n    return 1.0\n\n\n"
+        "def close(completions, answers, **kwargs):\n    return [1.0 for _ in answers]\n\n\n"
         "def seven():\n    return 7\n\n\n"
         "class Half:\n    def collect(self, prompts, sample, seed): ...\n"
     ),

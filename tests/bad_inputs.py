@@ -3,24 +3,7 @@
 python -m tests.bad_inputs > docs/errors.md
 """
 
-from dataclasses import dataclass
-
-SMALL = (
-    "--model model --data task:chain --sampler hf --dtype float32 --prompts-per-step 2 --num-generations 2 "
-    "--max-completion-length 8 --eval-prompts 2 --workers 1 --steps 2 --no-tensorboard"
-)
-"""Flags of a run of a second; `model` is a random model of 0.1 M parameters."""
-
-
-@dataclass(frozen=True)
-class Bad:
-    """One bad input; `...` in the message stands for what differs between machines, FOLDER for the working folder."""
-
-    what: str
-    command: str
-    message: str
-    code: int = 2
-
+from tests.bad_files import SMALL, Bad
 
 FLAGS = [
     Bad(
@@ -271,7 +254,7 @@ YOURS = [
     Bad(
         "nothing of that name in it",
         "rlkit train --reward my_reward.py:scores",
-        "--reward my_reward.py:scores: my_reward.py has no 'scores'; did you mean 'score'? It defines: score, words, fails, one_argument, seven, Half",
+        "--reward my_reward.py:scores: my_reward.py has no 'scores'; did you mean 'score'? It defines: score, words, fails, one_argument, close, seven, Half",
     ),
     Bad(
         "it raises when imported",
@@ -292,6 +275,11 @@ YOURS = [
         "it takes other arguments",
         "rlkit train --reward my_reward.py:one_argument",
         "--reward my_reward.py:one_argument: expected to be called with (prompt, text) (too many positional arguments)",
+    ),
+    Bad(
+        "it could be of two projects",
+        "rlkit train --reward my_reward.py:close",
+        "--reward my_reward.py:close: its signature fits TRL's (prompts, completions, **columns) and verifiers' (prompt, completion, answer, info, state, ...), plural for a group; say which: my_reward.py:close(style=trl) or my_reward.py:close(style=verifiers)",
     ),
     Bad(
         "it returns no number",
