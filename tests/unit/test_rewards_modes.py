@@ -222,7 +222,9 @@ def test_answers_go_to_a_batch_verifier_together() -> None:
         ("raise", "KeyError: 'no such thing' at "),
     ],
 )
-@pytest.mark.parametrize("verifier", [Batch(), AsyncBatch()], ids=["sync", "async"])
+@pytest.mark.parametrize(
+    "verifier", [Batch(), pytest.param(AsyncBatch(), marks=pytest.mark.slow)], ids=["sync", "async"]
+)
 def test_a_bad_answer_in_a_batch_costs_no_other_its_score(verifier: Batch, text: str, reason: str) -> None:
     with VerifierPool(verifier, workers=1, timeout=0.5) as pool:
         scores = score(pool, "a", "b", text, "c", "d", "e", "f", "g")
@@ -235,6 +237,7 @@ def test_a_batch_with_too_few_verdicts_is_judged_one_by_one() -> None:
         assert [s.value for s in score(pool, "a", "short", "b", "c")] == [1.0, 1.0, 1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_an_async_batch_is_cancelled_at_its_deadline_and_judged_one_by_one() -> None:
     with VerifierPool(AsyncBatch(), workers=1, timeout=0.5) as pool:
         scores = score(pool, "a", "sleep", "b")
@@ -351,6 +354,7 @@ def in_spawned(queue: "multiprocessing.Queue[list[str]]") -> None:
     thread.join()
 
 
+@pytest.mark.slow
 def test_a_pool_works_in_a_thread_of_a_spawned_process() -> None:
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
@@ -443,6 +447,7 @@ def test_what_a_verifier_writes_in_its_working_directory_goes_with_its_process(t
     assert set(Path.cwd().iterdir()) == here
 
 
+@pytest.mark.slow
 def test_a_verifier_with_threads_is_loaded_by_each_process() -> None:
     with VerifierPool(Threaded(), workers=2, timeout=10.0) as pool:
         assert [s.value for s in score(pool, *"abcd")] == [1.0] * 4
