@@ -5,11 +5,12 @@
     python benchmarks/verifier_pool.py --hostile     the hostile set of tests/hostile.py too
     python benchmarks/verifier_pool.py --json        the last line is one JSON object
 
-Each answer has 0.2 s. Those that hang sleep or spin, in turn. An answer that hangs costs its process the deadline, which no pool can give back:
-`seconds beyond` is the time of the run with hangs without hangs * deadline / processes, and the loss is what that is above the
-time of the run without them. `steady` hands `VerifierPool.stream` a generator, so no list of answers is ever held. The math verifier reads
-the completions in the folder that RLKIT_DATA names, or sums that it makes itself.
-Exits with 1 when an answer is not counted as what it is, when memory grows, or (not with --small) when the loss is above 10 %.
+Each answer has 0.2 s. An answer that hangs (it sleeps) costs its process the deadline, which no pool can give back: `beyond` is the
+time of the run with hangs without hangs * deadline / processes, and the loss is what that is above the time of the run without
+them; once by the clock and once in cpu-seconds of all processes, which other work on the machine does not lengthen. `VerifierPool.stream`
+is handed a generator, so no list of answers is ever held. The math verifier reads the GSM8K completions in the folder that RLKIT_DATA
+names, or sums that it makes itself.
+Exits with 1 when an answer is not counted as what it is, when memory grows, or (not with --small) when the loss in cpu-seconds is above 10 %.
 """
 
 import gzip
@@ -57,15 +58,13 @@ class VerifierPoolRun:
 
 
 class Hanging:
-    """Hangs where the answer says so: asleep, or at full speed."""
+    """Hangs where the answer says so."""
 
     def judge(self, prompt: Prompt, text: str) -> Score:
         raise NotImplementedError
 
     def __call__(self, prompt: Prompt, text: str) -> Score:
-        if text.startswith(HANG):
-            while text.endswith("spin"):
-                pass
+        if text == HANG:
             time.sleep(600)
         return self.judge(prompt, text)
 
@@ -133,7 +132,7 @@ def main(args: VerifierPoolRun) -> int:
     wrong = [
         row for row in rows if row["miscounted"] or (not args.small and row["growth_mib"] > MAX_GROWTH_MIB)
     ]
-    slow = [row for row in rows if not args.small and row["loss"] > MAX_LOSS]
+    slow = [row for row in rows if not args.small and row["cpu_loss"] > MAX_LOSS]
     return 1 if wrong or slow or any(said != "as it is" for said in counts) else 0
 
 
@@ -143,6 +142,7 @@ def measure(
     """One run without hangs, one with."""
     rows: list[dict[str, Any]] = []
     for every in (0, round(1 / args.hangs)):
+        cpu = cpu_seconds()
         with VerifierPool(verifier, args.workers, args.deadline) as pool:
             pool.score(answers[:200])
             pool.metrics()
@@ -165,6 +165,8 @@ def measure(
                 "seconds": seconds,
                 "seconds_beyond": beyond,
                 "loss": beyond / rows[0]["seconds"] - 1 if rows else 0.0,
+                "cpu_seconds": cpu_seconds() - cpu,
+                "cpu_loss": (cpu_seconds() - cpu) / rows[0]["cpu_seconds"] - 1 if rows else 0.0,
                 "items_per_second": num_items / beyond,
                 "restarts": int(metrics["verifier/restarts"]),
                 "outcomes": dict(outcomes),
@@ -175,13 +177,15 @@ def measure(
     return rows
 
 
+def cpu_seconds() -> float:
+    """Of this process and of all that it has waited for, and they in turn."""
+    return sum(os.times()[:4])
+
+
 def generated(answers: list[tuple[Prompt, str]], num_items: int, every: int) -> Iterator[tuple[Prompt, str]]:
     for index in range(num_items):
         prompt, text = answers[index % len(answers)]
-        yield (
-            prompt,
-            (f"{HANG} {('sleep', 'spin')[index // max(1, every) % 2]}" if is_hang(index, every) else text),
-        )
+        yield prompt, HANG if is_hang(index, every) else text
 
 
 def is_hang(index: int, every: int) -> bool:
@@ -244,6 +248,8 @@ def show(args: VerifierPoolRun, rows: list[dict[str, Any]]) -> None:
         "beyond",
         "items / s",
         "loss",
+        "cpu s",
+        "cpu loss",
         "counted",
         "restarts",
         "MiB here",
@@ -259,6 +265,8 @@ def show(args: VerifierPoolRun, rows: list[dict[str, Any]]) -> None:
             f"{row['seconds_beyond']:.1f}",
             f"{row['items_per_second']:,.0f}",
             f"{row['loss']:+.1%}" if row["hangs"] else "",
+            f"{row['cpu_seconds']:.1f}",
+            f"{row['cpu_loss']:+.1%}" if row["hangs"] else "",
             ", ".join(f"{count:,} {said}" for said, count in row["outcomes"].items())
             + (f", {row['miscounted']} WRONGLY" if row["miscounted"] else ""),
             str(row["restarts"]),

@@ -1,5 +1,6 @@
 """What verifiers print: shown to people up to a limit, then dropped; one that prints without end fills neither terminal nor pipe."""
 
+import fcntl
 import os
 import sys
 
@@ -7,8 +8,8 @@ from rlkit.printable import printable
 
 MAX_SHOWN = 20_000
 """Bytes shown in a pool's life."""
-_CHUNK = 1 << 16
-_TURN = 64
+_PIPE = _CHUNK = 1 << 20
+_TURN = 8
 """Chunks read in one go at most."""
 
 
@@ -21,6 +22,8 @@ class Output:
     def __init__(self, whose: str) -> None:
         self.fd, self.sink = os.pipe()
         os.set_blocking(self.fd, False)
+        if sys.platform == "linux":  # one that prints a lot waits less often for this process
+            fcntl.fcntl(self.fd, fcntl.F_SETPIPE_SZ, _PIPE)
         self._whose = whose
         self._shown = 0
 
