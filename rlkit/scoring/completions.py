@@ -171,6 +171,11 @@ class Completions:
         self._kept = self._kept_columns(list(dict.fromkeys(name for row in rows for name in row)))
 
     @property
+    def row_characters(self) -> float:
+        """Of one of the first rows, on the mean: what reading ahead takes."""
+        return sum(len(str(row)) for _, row in self._sample) / len(self._sample)
+
+    @property
     def per_row(self) -> float:
         """Completions in one of the first rows, on the mean."""
         found = (look_up(row, self.columns.completion) for _, row in self._sample)

@@ -10,12 +10,14 @@ from typing import Protocol
 from rlkit.errors import DataError
 from rlkit.types import Prompt, Score
 
-from .completions import Completion
+from .completions import Completion, Completions
 from .tally import Tally, prompt_number, score_of
 from .verdicts import Sink, json_line, verdict_line
 
 BATCH_SECONDS, BATCH = 0.5, 4096
 """What a kill costs at most, and how often the disk is waited for."""
+MIN_AHEAD, MAX_AHEAD, AHEAD_CHARACTERS = 64, 4096, 1 << 25
+"""Completions that are read before they are judged: many, so that one that hangs holds up no other, unless their rows are long."""
 Progress = Callable[[int], None]
 """Told how many completions are done."""
 
@@ -27,8 +29,8 @@ class Scorer(Protocol):
         self, items: Sequence[tuple[Prompt, str]], progress: Callable[[int], None] | None = None
     ) -> list[Score]: ...
 
-    def stream(self, items: Iterable[tuple[Prompt, str]]) -> Iterator[Score]:
-        """The same for items without end, read as they are needed."""
+    def stream(self, items: Iterable[tuple[Prompt, str]], ahead: int | None = None) -> Iterator[Score]:
+        """The same for items without end, read at most `ahead` items before they are needed."""
         ...
 
 
@@ -72,7 +74,7 @@ class Disagreements:
 
 
 def judge_all(
-    completions: Iterable[Completion],
+    completions: Completions,
     scorer: Scorer,
     sink: Sink,
     tally: Tally,
@@ -127,9 +129,10 @@ def judge_all(
         except DataError as error:  # what was read before it is judged and kept
             broken.append(error)
 
+    ahead = max(MIN_AHEAD, min(MAX_AHEAD, int(AHEAD_CHARACTERS / completions.row_characters)))
     batch: list[tuple[Completion, Score]] = []
     last = time.monotonic()
-    for score in scorer.stream(items()):
+    for score in scorer.stream(items(), ahead):
         batch.append((waiting.popleft(), score))
         now = time.monotonic()
         if now - last > BATCH_SECONDS or len(batch) >= BATCH:
