@@ -59,8 +59,8 @@ class _Sum:
     def gold_text(self, prompt: Prompt) -> str | None:
         """As the first term reads it that counts and has a way of its own."""
         for _, weight, verifier in self.terms:
-            if weight != 0 and knows_gold(verifier):
-                return gold_text(verifier, prompt)
+            if weight != 0 and knows_gold(verifier) and (text := gold_text(verifier, prompt)) is not None:
+                return text
         return boxed_gold(prompt)
 
     def warm_up(self) -> None:

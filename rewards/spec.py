@@ -21,20 +21,37 @@ from .choice import ChoiceVerifier
 from .code_verifier import CodeVerifier
 from .combine import weighted_sum
 from .contract import batch_size, concurrency, describe, has_batch, value_range
+from .documents import JsonVerifier
 from .exact import ExactVerifier
 from .format import FormatVerifier
 from .function import function_verifier
 from .grammar import Term, parse_spec
+from .llm_judge import JudgeVerifier
+from .numeric import NumericVerifier
+from .pattern import RegexVerifier
+from .remote import HttpVerifier
+from .shaping import LengthVerifier, RepetitionVerifier
+from .steps import StepsVerifier
 from .symbolic import MathVerifier
 
 VERIFIERS: Mapping[str, type[Any]] = {
     "math": MathVerifier,
     "exact": ExactVerifier,
     "choice": ChoiceVerifier,
+    "numeric": NumericVerifier,
+    "regex": RegexVerifier,
+    "json": JsonVerifier,
+    "steps": StepsVerifier,
+    "http": HttpVerifier,
+    "judge": JudgeVerifier,
     "format": FormatVerifier,
     "code": CodeVerifier,
+    "length": LengthVerifier,
+    "repetition": RepetitionVerifier,
 }
 """What `--reward` knows by name: dataclasses whose fields are the options. `auto` is none of them: it is the task's own."""
+
+_WITHOUT_GOLD = {"code", "format", "http", "json", "judge", "length", "repetition", "steps"}
 
 
 def make_verifier(spec: str, task_verifier: Verifier | None = None) -> AnyVerifier:
@@ -58,6 +75,15 @@ def make_verifier(spec: str, task_verifier: Verifier | None = None) -> AnyVerifi
             raise ConfigError(f"reward {spec!r}: {term.name!r} is there twice; give it one weight")
     weights = [1.0 if term.weight is None else term.weight for term in terms]
     return weighted_sum(tuple(zip(_part_names(terms), weights, verifiers, strict=True)))
+
+
+def reads_gold(spec: str) -> bool:
+    """Whether a reward cannot do without gold answers; the user's own verifier may.
+
+    >>> reads_gold("math+0.1*format"), reads_gold("format"), reads_gold("rules.py:brief")
+    (True, False, False)
+    """
+    return any(not is_user_object(term.name) and term.name not in _WITHOUT_GOLD for term in parse_spec(spec))
 
 
 def _part_names(terms: list[Term]) -> list[str]:

@@ -409,21 +409,13 @@ def imitate(
 # -- the prompts ---------------------------------------------------------------------------------------------------------
 
 
-def _reads_gold(reward: RewardConfig) -> bool:
-    """Whether its verdict needs a gold answer: programs are judged by tests, and the user's own verifier knows best."""
-    from rlkit.rewards.grammar import parse_spec
-
-    if is_user_object(reward.name.partition("(")[0]):
-        return False
-    return any(term.name not in ("code", "format") for term in parse_spec(reward.name))
-
-
 def load_training_rows(cfg: DataConfig, reward: RewardConfig, task: Task | None) -> "Rows":
-    """A file's rows, or the first `cfg.pool` training questions of a task. Some verifiers do without answers."""
+    """A file's rows, or the first `cfg.pool` training questions of a task. Some verifiers do without gold answers."""
+    from rlkit.rewards import reads_gold
     from rlkit.rows import load_rows, task_rows
 
     if task is None:
-        return load_rows(cfg, need_answer=_reads_gold(reward)).distinct()
+        return load_rows(cfg, need_answer=reads_gold(reward.name)).distinct()
     return task_rows(task, "train", max(1, cfg.pool))
 
 

@@ -65,7 +65,7 @@ FLAGS = [
     Bad(
         "unknown option of a reward",
         "rlkit train --reward 'format(max_tale=9)'",
-        "reward format: option 'max_tale' is not known; did you mean 'max_tail'? Known: max_tail",
+        "reward format: option 'max_tale' is not known; did you mean 'max_tail'? Known: box, max_tail, tags",
     ),
     Bad(
         "option of a reward out of its bounds",

@@ -50,6 +50,17 @@ def results(question: str) -> list[int]:
     return out
 
 
+def true_steps(question: str) -> list[str]:
+    """The steps as an answer should write them: what `--reward steps` compares with.
+
+    >>> true_steps("7a+4b*3c-5d*2")
+    ['a7+4=1', 'b1*3=3', 'c3-5=8', 'd8*2=6']
+    """
+    before = [question[0], *map(str, results(question))]
+    operations = _OPERATION.findall(question)
+    return [f"{a}{x}{op}{y}={z}" for (a, op, y), x, z in zip(operations, before, before[1:], strict=False)]
+
+
 def steps_right(question: str, text: str) -> list[bool]:
     """For each written step `a7+4=1`, whether it is a right step of the chain, from the right result before it.
 
@@ -95,7 +106,11 @@ class ChainTask:
             question = str(rng.randrange(10))
             question += "".join(f"{label}{rng.choice('+-*')}{rng.randrange(10)}" for label in LABELS)
             if split_of(question) == split:
-                return {"prompt": question, "answer": str(results(question)[-1])}
+                return {
+                    "prompt": question,
+                    "answer": str(results(question)[-1]),
+                    "steps": true_steps(question),
+                }
 
     def verify(self, prompt: Prompt, text: str) -> Score:
         """1.0 when the last \\boxed{} holds the chain's result. Arithmetic decides, not the row's answer."""

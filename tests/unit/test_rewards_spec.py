@@ -102,7 +102,7 @@ def test_a_name_with_options_makes_that_verifier() -> None:
     [
         (
             "format(max_tale=2)",
-            "reward format: option 'max_tale' is not known; did you mean 'max_tail'? Known: max_tail",
+            "reward format: option 'max_tale' is not known; did you mean 'max_tail'? Known: box, max_tail, tags",
         ),
         ("format(max_tail='2')", "reward format: max_tail = '2': expected a whole number"),
         ("format(max_tail=2.5)", "expected a whole number"),
