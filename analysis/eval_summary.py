@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .eval_store import Answer
-from .intervals import bootstrap_interval, difference_interval, mean_interval
+from .intervals import bootstrap_interval, difference_interval, mean_interval, plain_interval
 from .passk import maj_at_k, pass_at_k
 
 Values = dict[str, float]
@@ -42,7 +42,7 @@ def estimate(values: Mapping[str, float], seed: int, *, in_unit: bool = True) ->
     if not values:
         return None
     x = np.array(list(values.values()))
-    low, high = (mean_interval if in_unit else difference_interval)(x)
+    low, high = (mean_interval if in_unit else plain_interval)(x)
     return Estimate(
         mean=float(x.mean()), low=low, high=high, bootstrap=bootstrap_interval(x, seed), problems=len(x)
     )

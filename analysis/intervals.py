@@ -6,6 +6,7 @@ their values pile up at 0 and 1, where the plain percentile bootstrap covers the
 
     mean_interval        values in [0, 1]: Wilson's score interval, its variance scaled to what the values show; Wilson's own
                          interval, to the digit, when every value is 0 or 1
+    plain_interval       values of any size: as the differences from their mean
     difference_interval  paired differences: Student's t with the skewness taken out (Hall 1992), and one problem's worth of
                          the largest differences added, so that few or no differences still have a width
     bootstrap_interval   BCa over problems, reported beside them
@@ -31,7 +32,7 @@ RESAMPLES = 2000
 
 
 def mean_interval(values: "ArrayLike") -> Interval:
-    """95 % interval of the mean over problems. Values in [0, 1]: inside [0, 1]. Others: that of `difference_interval`.
+    """95 % interval of the mean over problems. Values in [0, 1]: inside [0, 1]. Others: `plain_interval`.
 
     >>> low, high = mean_interval([1.0] * 8 + [0.0] * 2)  # Wilson's interval for 8 of 10
     >>> round(low, 3), round(high, 3)
@@ -39,7 +40,7 @@ def mean_interval(values: "ArrayLike") -> Interval:
     """
     x = _checked(values)
     if x.min() < -1e-9 or x.max() > 1 + 1e-9:  # more than rounding
-        return difference_interval(x)
+        return plain_interval(x)
     x = x.clip(0.0, 1.0)
     m, mean = len(x), float(x.mean())
     return score_interval(mean, dispersion(x), m)
@@ -88,6 +89,18 @@ def difference_interval(differences: "ArrayLike") -> Interval:
     return mean - error * _unskewed(quantile, skewness, m + 1), mean - error * _unskewed(
         -quantile, skewness, m + 1
     )
+
+
+def plain_interval(values: "ArrayLike") -> Interval:
+    """95 % interval of the mean of values of any size (lengths, counts): that of their differences from the mean.
+
+    >>> low, high = plain_interval([100.0, 100.0, 130.0, 110.0])
+    >>> round(low), round(high)
+    (94, 138)
+    """
+    x = _checked(values)
+    low, high = difference_interval(x - x.mean())
+    return float(x.mean()) + min(low, 0.0), float(x.mean()) + max(high, 0.0)
 
 
 def _unskewed(quantile: float, skewness: float, m: int) -> float:

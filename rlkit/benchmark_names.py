@@ -22,7 +22,7 @@ from rlkit.sources import RawRow, read_source
 FOLDER = "RLKIT_DATA"
 """The environment variable that names a folder of benchmark files."""
 MAX_COMPLETION_LENGTH = 3072
-"""Tokens of an answer when the user does not say: what SKPO's paper allows (papers.md 1.7)."""
+"""Tokens of an answer when the user does not say: what SKPO's paper allows (docs/papers.md, SKPO)."""
 ASKED, GOLD = "asked", "gold"
 """Columns that are added to a row: its question in words, and its answer."""
 Asking = Literal["as it is", "with options", "complete the function", "write the function"]
@@ -60,7 +60,7 @@ class Benchmark:
     """Of question and gold answer, on the hub."""
     reward: str = "math"
     n: int = 3
-    """Answers to each problem: avg@32 for AIME and avg@3 for the rest, as the SKPO paper reports (papers.md 1.8)."""
+    """Answers to each problem: avg@32 for AIME and avg@3 for the rest, as the SKPO paper reports (docs/papers.md, Evaluation)."""
     asking: Asking = "as it is"
     keep: tuple[str, str] | None = None
     """Only the rows of the file whose column holds this; None: all."""

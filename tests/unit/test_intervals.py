@@ -13,6 +13,7 @@ from rlkit.analysis.intervals import (
     dispersion,
     mcnemar,
     mean_interval,
+    plain_interval,
 )
 
 
@@ -58,6 +59,16 @@ def test_few_or_nearly_equal_scores_have_a_width_around_the_mean(scores: list[fl
 def test_scores_outside_the_unit_interval_have_an_interval_too() -> None:
     low, high = mean_interval([-1.0, 1.0, 1.0, -1.0, 3.0, 1.0, 2.0, 0.5])
     assert low < 0.8125 < high and math.isfinite(low) and math.isfinite(high)
+
+
+def test_lengths_have_an_interval_around_their_mean_wherever_that_is() -> None:
+    """Moved by 1,000 tokens the interval moves by 1,000; equal lengths have less than half a token of doubt."""
+    lengths = [12.0, 30.0, 14.0, 15.0, 13.0, 18.0, 40.0, 12.0]
+    low, high = plain_interval(lengths)
+    assert plain_interval([x + 1000 for x in lengths]) == pytest.approx((low + 1000, high + 1000))
+    assert low < sum(lengths) / 8 < high
+    low, high = plain_interval([6.0] * 8)
+    assert 5.5 < low < 6.0 < high < 6.5
 
 
 def test_a_value_that_rounding_led_past_one_is_one() -> None:
