@@ -128,8 +128,8 @@ def exam_of(cfg: EvalConfig, name: str, tokenizer: Any) -> Exam:
         split = data.split if data.split != DataConfig().split else "test"
         rows = load_rows(data, split=split, need_answer=False)
         whole = len(rows.examples) + rows.num_skipped
+    rows = replace(rows, examples=rows.examples[: cfg.prompts])
     prompts = build_prompts(rows, Template(data, tokenizer), max_length=cfg.max_prompt_length)
-    prompts = prompts[: cfg.prompts or len(prompts)]
     sampler = cfg.sampler
     n = cfg.n or (1 if sampler.temperature == 0 or known is None else known.n)
     reward = cfg.reward
