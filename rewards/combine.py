@@ -9,6 +9,7 @@ from rlkit.errors import ConfigError
 from rlkit.types import AnyVerifier, Prompt, Score
 
 from .contract import (
+    WHOLE_STEP,
     Item,
     batch_size,
     boxed_gold,
@@ -52,8 +53,10 @@ class _Sum:
 
     @property
     def batch_size(self) -> int:
-        """The least of those terms that judge in batches; 1: none does."""
+        """The least of those terms that judge in batches, or a whole step where one compares answers; 1: none does."""
         sizes = [batch_size(verifier) for *_, verifier in self.terms]
+        if max(sizes) >= WHOLE_STEP:
+            return max(sizes)
         return min((size for size in sizes if size > 1), default=1)
 
     def gold_text(self, prompt: Prompt) -> str | None:

@@ -33,6 +33,8 @@ Item = tuple[Prompt, str]
 MAX_REASON = 2000
 """Characters kept of a reason: it is stored once per rollout."""
 DEFAULT_CONCURRENCY = 8
+WHOLE_STEP = 1 << 16
+"""The `batch_size` of a verifier that compares the answers to a prompt: more than a step has, so no group is torn."""
 _ROUNDING = 1e-9
 """A weighted sum of values at the ends of their ranges may be off by this much, relative to the greater end."""
 

@@ -10,6 +10,7 @@ and not forks of this process: it holds torch's and vLLM's threads and locks. Wh
 user's script again, and scripts without `if __name__ == "__main__":` would train inside their own workers.
 """
 
+import itertools
 import os
 import pickle
 import re
@@ -25,7 +26,17 @@ from rlkit.errors import ConfigError, RolloutError
 from rlkit.types import AnyVerifier, Prompt, Score
 
 from . import keeper
-from .contract import batch_size, concurrency, describe, gold_text, judge, value_range, verifier_name
+from .contract import (
+    batch_size,
+    concurrency,
+    describe,
+    gold_text,
+    has_batch,
+    judge,
+    judge_batch,
+    value_range,
+    verifier_name,
+)
 from .crew import Crew
 from .desk import Asked, Call
 from .slot import Terms
@@ -159,17 +170,22 @@ class VerifierPool:
                 yield early.pop(following)
                 following += 1
 
+    def _verdicts_here(self, items: Iterable[tuple[Prompt, str]]) -> Iterator[tuple[int, Score]]:
+        """The same in this process: one answer at a time, or in the verifier's batches."""
+        numbered = enumerate(items)
+        while some := list(itertools.islice(numbered, batch_size(self._verifier))):
+            began = time.monotonic()
+            scores = _judged_here(self._verifier, [item for _, item in some])
+            self._tally.judged(time.monotonic() - began, len(some))
+            self._tally.errors += sum(score.error for score in scores)
+            yield from zip([index for index, _ in some], scores, strict=True)
+
     def _verdicts(
         self, items: Iterable[tuple[Prompt, str]], ahead: int, characters: int | None = None
     ) -> Iterator[tuple[int, Score]]:
         """Verdicts with the index of their answer, as they come."""
         if self._terms.workers == 0:
-            for index, (prompt, text) in enumerate(items):
-                began = time.monotonic()
-                score = judge(self._verifier, prompt, text)
-                self._tally.judged(time.monotonic() - began, 1)
-                self._tally.errors += score.error
-                yield index, score
+            yield from self._verdicts_here(items)
             return
         source = enumerate(items)
         call = Call()
@@ -246,6 +262,15 @@ class _Window:
         self._held -= self._lengths.pop(index)
         while self._first < self._next and self._first not in self._lengths:
             self._first += 1
+
+
+def _judged_here(verifier: AnyVerifier, items: list[tuple[Prompt, str]]) -> list[Score]:
+    if len(items) == 1 or not has_batch(verifier):
+        return [judge(verifier, prompt, text) for prompt, text in items]
+    try:
+        return judge_batch(verifier, items)
+    except Exception:  # users' verifiers raise anything; asked again one by one, each answer says what it was
+        return [judge(verifier, prompt, text) for prompt, text in items]
 
 
 def _pickle_verifier(verifier: AnyVerifier) -> tuple[bytes, str | None]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from rlkit.rewards import VerifierPool, judge, make_verifier
-from rlkit.rewards.contract import has_batch, judge_batch
 from rlkit.types import Prompt
 
 ANSWERS = ["<answer>42</answer>", "<answer>7</answer>", "it is 42", "<answer>42</answer> and some more words"]
@@ -94,12 +93,8 @@ def __getattr__(name: str) -> Any:
 
 
 def adapted(name: str, items: list[tuple[Prompt, str]]) -> list[tuple[float | None, dict[str, float]]]:
-    verify = make_verifier(f"{Path(__file__).resolve()}:{name}")
-    if has_batch(verify):
-        scores = judge_batch(verify, items)
-    else:
-        with VerifierPool(verify, workers=1, timeout=60.0) as pool:
-            scores = pool.score(items)
+    with VerifierPool(make_verifier(f"{Path(__file__).resolve()}:{name}"), workers=1, timeout=60.0) as pool:
+        scores = pool.score(items)
     assert not any(score.error for score in scores), scores
     return [(score.value, dict(score.parts)) for score in scores]
 

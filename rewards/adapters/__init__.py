@@ -18,6 +18,7 @@ from typing import Any
 from rlkit.errors import RolloutError
 from rlkit.rewards.contract import (
     DEFAULT_CONCURRENCY,
+    WHOLE_STEP,
     Item,
     concurrency,
     failure,
@@ -64,8 +65,6 @@ BATCH_JUDGES: Mapping[str, Callable[[Own, Sequence[Item]], Coroutine[Any, Any, l
 
 BATCH_SIZE = 64
 """Answers per call of a function that takes batches: enough to pay for the call, few enough to share out among processes."""
-WHOLE = 1 << 16
-"""Where answers to the same prompt are compared, as many as a step has: no group is torn apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ class BatchAdaptedVerifier(_Adapted):
     batch_size: int = BATCH_SIZE
 
     def batch(self, items: Sequence[Item]) -> list[Score]:
-        if self.batch_size == WHOLE and len(items) == 1:
+        if self.batch_size == WHOLE_STEP and len(items) == 1:
             return [_torn(self.own.name)]
         return drive(BATCH_JUDGES[self.style](self.own, items), self.own.name)
 
@@ -126,7 +125,7 @@ class AsyncBatchAdaptedVerifier(_Adapted):
     batch_size: int = BATCH_SIZE
 
     async def batch(self, items: Sequence[Item]) -> list[Score]:
-        if self.batch_size == WHOLE and len(items) == 1:
+        if self.batch_size == WHOLE_STEP and len(items) == 1:
             return [_torn(self.own.name)]
         return await BATCH_JUDGES[self.style](self.own, items)
 
@@ -135,8 +134,8 @@ def _torn(name: str) -> Score:
     """For an answer that is judged again alone, when the step's batch was lost: compared with itself it would look best."""
     return failure(
         RolloutError(
-            f"{name} compares the answers to a prompt, and was asked about one alone (a lost or overdue batch is asked "
-            "one by one: is --reward.timeout long enough for all answers of a step?)"
+            f"{name} compares the answers to a prompt, and was asked about one alone (as when all answers of a "
+            "step together take longer than --reward.timeout)"
         )
     )
 
@@ -172,7 +171,7 @@ def adapt(
         compares = any(rubric.judges_groups(function) for function in functions)
     waits = style == "task" or any(map(is_async, functions))
     if compares or style not in JUDGES:
-        size = WHOLE if compares else BATCH_SIZE
+        size = WHOLE_STEP if compares else BATCH_SIZE
         return (
             AsyncBatchAdaptedVerifier(style, own, size) if waits else BatchAdaptedVerifier(style, own, size)
         )

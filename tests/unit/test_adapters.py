@@ -178,7 +178,8 @@ def test_trl_the_gold_answer_comes_under_the_name_that_is_asked_for() -> None:
 
 def test_trl_an_async_function_judges_its_batch() -> None:
     assert isinstance(make_verifier(f"{FILE}:slow_service"), AsyncBatchAdaptedVerifier)
-    assert values("slow_service", [(prompt(), "four"), (prompt(), "nineteen")]) == [4.0, 8.0]
+    items = [(prompt(), "four"), (prompt(), "nineteen")]
+    assert [score.value for score in scores("slow_service", items, workers=1)] == [4.0, 8.0]
 
 
 def test_trl_what_is_logged_is_kept_beside_the_reward() -> None:
@@ -324,8 +325,16 @@ def test_verifiers_a_group_function_sees_the_answers_to_one_prompt() -> None:
     found = batch("grouped", items)
     assert [score.value for score in found] == [1.5, 1.5, 1.0, 1.0]
     assert found[2].parts == {"correct_answer": 1.0, "shortest": 0.0}
-    verify = make_verifier(f"{FILE}:shortest")
-    assert isinstance(verify, BatchAdaptedVerifier) and verify.batch_size > 10_000
+    assert isinstance(make_verifier(f"{FILE}:shortest"), BatchAdaptedVerifier)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_verifiers_a_group_is_not_torn_also_in_a_sum(workers: int) -> None:
+    """Three groups of 50: batches of 64, the size of the other term, would cut the second and the third."""
+    items = [(prompt(id=f"p{i // 50}"), "x" * (1 + (i + 1) % 50)) for i in range(150)]
+    found = scores(f"shortest + 0*{FILE}:matches_ground_truth", items, workers)
+    assert [i for i, score in enumerate(found) if score.value == 1.0] == [49, 99, 149]
+    assert {score.value for score in found} == {0.0, 1.0}
 
 
 def test_verifiers_a_group_function_is_not_asked_about_one_answer_alone() -> None:
