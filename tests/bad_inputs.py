@@ -73,6 +73,12 @@ FLAGS = [
         "code.memory = 8: expected at least 64 MiB: the interpreter needs 30",
     ),
     Bad(
+        "programs that may run longer than their verdict",
+        "rlkit train --reward 'code(timeout=30)'",
+        "reward code: timeout = 30 and --reward.timeout 10: a program that hangs would be an error and not wrong; "
+        "use --reward.timeout 35, or a shorter code(timeout=...)",
+    ),
+    Bad(
         "reward that is no sum",
         "rlkit train --reward math/2",
         "reward 'math/2': math/2 is no name; expected NAME, NAME(option=value) or a sum as math+0.1*format, with texts between quotes",

@@ -213,3 +213,26 @@ def test_settings_that_turn_and_that_do_not_are_drawn_in_their_shares() -> None:
     settings = chosen(np.random.default_rng(0), 6)
     runs = [simulate_expected(s.bandit, s.algo, steps=STEPS, rate=s.rate) for s in settings]
     assert sorted(truth_of(run).has("t_max1") for run in runs) == [False] * 3 + [True] * 6
+
+
+# -- code_rewards.py -------------------------------------------------------------------------------------------------------
+
+
+def test_a_mutant_differs_in_one_place_and_the_plain_process_tells() -> None:
+    import random
+
+    from code_rewards import mutate, plainly
+
+    from rlkit.types import Prompt
+
+    program = "def f(x):\n    return x + 1"
+    found = {mutate(program, random.Random(seed)) for seed in range(20)}
+    head = "def f(x):\n    return "
+    assert found == {
+        (f"{head}x - 1", "operator"),
+        (f"{head}x + 0", "constant"),
+        (f"{head}x + 2", "constant"),
+        (f"{head}None", "returned value"),
+    }
+    prompt = Prompt(id="a", token_ids=[], row={"test_setup_code": "", "tests": ["assert f(1) == 2"]})
+    assert plainly(prompt, program) is True and plainly(prompt, f"{head}x - 1") is False
