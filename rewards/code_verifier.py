@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from signal import Signals
 from typing import ClassVar
 
-from rlkit.errors import RolloutError, require
+from rlkit.errors import ConfigError, RolloutError, require
 from rlkit.printable import printable
-from rlkit.types import Prompt, Score
+from rlkit.types import AnyVerifier, Prompt, Score
 
 from .code_extract import find_programs
 from .code_rows import Calls, NoTests, Streams, gold_program, read_tests
+from .combine import AsyncWeightedSum, WeightedSum
 from .contract import shown
 from .inside import wire
 from .sandbox import Job, Kind, Limits, Ran, last_line, require_sandbox, run_jobs
@@ -156,6 +157,19 @@ class CodeVerifier:
             "wall": f"not done after {self.timeout:g} s",
             "output": f"wrote more than {self.output} MiB",
         }[ran.ended]
+
+
+def require_patience(verifier: AnyVerifier, seconds: float) -> None:
+    """Raise ConfigError when a verdict on a program may take longer than the pool's deadline of `seconds`."""
+    parts: list[AnyVerifier] = [verifier]
+    if isinstance(verifier, WeightedSum | AsyncWeightedSum):
+        parts = [part for *_, part in verifier.terms]
+    for part in parts:
+        if isinstance(part, CodeVerifier) and part.timeout >= seconds:
+            raise ConfigError(
+                f"reward code: timeout = {part.timeout:g} and --reward.timeout {seconds:g}: a program that hangs would be an "
+                f"error and not wrong; use --reward.timeout {part.timeout + 5:g}, or a shorter code(timeout=...)"
+            )
 
 
 def _read_status(status: bytes) -> tuple[int, int, tuple[str, str] | None]:
