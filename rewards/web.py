@@ -63,8 +63,8 @@ async def post_json(url: str, payload: object, *, key: str | None, timeout: floa
     import tenacity
 
     headers = {"Content-Type": "application/json"}
+    secret = os.environ.get(key, "") if key is not None else ""
     if key is not None:
-        secret = os.environ.get(key)
         if not secret:
             raise RolloutError(f"{url}: the environment variable {key}, which holds its key, is not set")
         headers["Authorization"] = f"Bearer {secret}"
@@ -92,6 +92,10 @@ async def post_json(url: str, payload: object, *, key: str | None, timeout: floa
                 with attempt:
                     tries += 1
                     content = await _post(client, url, body, headers)
+    except RolloutError as error:
+        if secret and secret in str(error):  # a server that repeats what it was sent
+            raise RolloutError(str(error).replace(secret, "...")) from None
+        raise
     except TimeoutError as error:
         raise RolloutError(f"{url}: no answer within {timeout:g} s ({_times(tries)})") from error
     except (httpx.TransportError, Busy) as error:

@@ -45,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
         elif fault == "redirect":
             self.send_bytes(302, b"", {"Location": "http://127.0.0.1:1/elsewhere"})
         elif fault == "refuses":
-            self.send_json(401, {"error": "who are you?"})
+            self.send_json(401, {"error": f"who are you, {self.headers.get('Authorization')}?"})
         elif fault == "says":
             self.send_json(200, body["row"]["say"])
         elif self.path.endswith("/chat/completions"):

@@ -128,6 +128,7 @@ def test_a_key_comes_from_the_environment_and_is_shown_nowhere(
     monkeypatch.setenv("GRADER_KEY", "sesame")
     score = verdict(verify, "42")
     assert "Bearer sesame" in count(server)["authorization"]
+    assert "who are you, Bearer ...?" in score.reason
     assert "sesame" not in repr((verify, score))
 
 
