@@ -268,7 +268,7 @@ def test_the_files_that_are_there_hold_the_benchmarks_they_are_named_after() -> 
 
 @pytest.mark.parametrize("names", ["aime24,", "aime24,aime24", ",math500"])
 def test_names_between_commas_are_different_names(names: str) -> None:
-    from rlkit.commands.evaluate import _names
+    from rlkit.commands.eval_exam import names_of
 
     with pytest.raises(ConfigError, match="expected different names between the commas"):
-        _names(names)
+        names_of(names)
