@@ -235,6 +235,7 @@ class VllmSampler:
             logprobs=0,  # the drawn token's only
             flat_logprobs=True,
             detokenize=False,
+            skip_clone=True,  # made for this request alone: vLLM need not copy it first
         )
 
     def _rollout(self, request: Request, output: Any) -> Rollout:
