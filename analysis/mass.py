@@ -15,12 +15,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .roles import roles
+
 Floats = NDArray[np.floating]
 Ids = NDArray[np.integer]
 Role = Literal["high", "low", "optimal", "other"]
 
-TAU = 0.05
-"""Below it a token counts as hardly tried (papers.md 3.6 leaves the number open and gives this one)."""
 SATURATED = 0.99
 """From here on a token takes almost no gradient: its factor 1 - p is below 0.01."""
 
@@ -83,30 +83,25 @@ def decisions(
     return sorted(found, key=lambda d: (d.position, d.members))
 
 
-def roles(values_K: Sequence[float], probs_K: Sequence[float], mean: float, tau: float = TAU) -> list[Role]:
-    """What each candidate is at its decision (arXiv:2510.04028, as rebuilt in papers.md 3.6).
+def role_names(probs_K: Sequence[float], values_K: Sequence[float]) -> list[Role]:
+    """The role of each candidate of one decision, by name (rlkit.analysis.roles says which is which).
 
-    `high`: worth more than the mean and tried (p > tau);  `low`: worth less and tried;  `optimal`: hardly tried and worth
-    more than what is tried and good (than the mean, where nothing is);  `other`: the rest.
-
-    >>> roles([0.8, 1.0, 0.0], [0.45, 0.04, 0.51], mean=0.4)
-    ['high', 'optimal', 'low']
+    >>> role_names([0.45, 0.04, 0.51, 0.0], [0.8, 1.0, 0.0, 0.3])
+    ['high', 'optimal', 'low', 'other']
     """
-    tried = [(v, p) for v, p in zip(values_K, probs_K, strict=True) if p > tau and v > mean]
-    bar = sum(v * p for v, p in tried) / sum(p for _, p in tried) if tried else mean
-    out: list[Role] = []
-    for value, p in zip(values_K, probs_K, strict=True):
-        if p > tau and value != mean:
-            out.append("high" if value > mean else "low")
-        else:
-            out.append("optimal" if p <= tau and value > bar else "other")
-    return out
+    masks = roles(np.asarray(probs_K, dtype=np.float64), np.asarray(values_K, dtype=np.float64))
+    named: list[tuple[Role, NDArray[np.bool_]]] = [
+        ("high", masks.high),
+        ("low", masks.low),
+        ("optimal", masks.optimal),
+    ]
+    return [next((name for name, mask_K in named if mask_K[k]), "other") for k in range(len(probs_K))]
 
 
 def predicted_change(probs_K: Floats, pulls_K: Floats) -> Floats:
     """Change of log p that one step on these answers makes at one decision, up to its step size. [K]
 
-    dz_v = pull_v - p_v sum(pull) (Lemma 1 summed over a group, papers.md 3.1), and d log p_v = dz_v - sum_u p_u dz_u. The
+    dz_v = pull_v - p_v sum(pull) (Lemma 1 summed over a group, docs/dynamics.md 1), and d log p_v = dz_v - sum_u p_u dz_u. The
     last sum runs over the K known tokens, so the tail beyond them is taken as still.
 
     >>> predicted_change(np.array([0.5, 0.3, 0.2]), np.array([1.0, 0.0, 0.0])).round(3).tolist()

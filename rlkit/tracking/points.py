@@ -81,7 +81,7 @@ def find_points(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Valuer:
-    """Draws continuations of a prefix and one more token, and judges them: Monte-Carlo values (papers.md 1.12)."""
+    """Draws continuations of a prefix and one more token, and judges them: Monte-Carlo values, as VinePPO's (arXiv:2410.01679)."""
 
     sample: Sample
     judge: Callable[[Sequence[Group]], list[Group]]

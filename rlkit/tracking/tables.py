@@ -107,7 +107,7 @@ def decision_columns(
     for point, (old_K, new_K), (entropy_old, entropy_new) in zip(points, looks, entropies, strict=True):
         tokens, pulls = list(point.values), np.asarray(point.pulls())
         p_K, q_K = np.exp(old_K.astype(np.float64)), np.exp(new_K.astype(np.float64))
-        kinds = mass.roles(list(point.values.values()), p_K.tolist(), point.decision.mean)
+        kinds = mass.role_names(p_K.tolist(), list(point.values.values()))
         predicted_K = mass.predicted_change(p_K, pulls)
         if pulls.any():
             pairs += zip(predicted_K.tolist(), (new_K - old_K).tolist(), strict=True)

@@ -27,17 +27,20 @@ def test_equal_answers_have_only_their_first_decision() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "probs", "mean", "expected"),
+    ("probs", "values", "expected"),
     [
-        ([0.8, 1.0, 0.0], [0.45, 0.05, 0.50], 0.41, ["high", "optimal", "low"]),  # papers.md 3.3
-        ([0.8, 0.7, 0.0], [0.45, 0.05, 0.50], 0.4, ["high", "other", "low"]),  # rare, and below what is tried
-        ([1.0, 0.0], [0.01, 0.99], 0.02, ["optimal", "low"]),  # nothing good is tried: the mean is the bar
-        ([0.5, 0.5], [0.5, 0.5], 0.5, ["other", "other"]),
-        ([0.0, 1.0], [0.01, 0.99], 0.99, ["other", "high"]),
+        (
+            [0.45, 0.049, 0.501],
+            [0.8, 1.0, 0.0],
+            ["high", "optimal", "low"],
+        ),  # the three of docs/dynamics.md 2
+        ([0.45, 0.049, 0.501], [0.8, 0.7, 0.0], ["high", "other", "low"]),  # rare, and below what is tried
+        ([0.01, 0.99], [1.0, 0.0], ["optimal", "low"]),  # nothing good is tried: the mean is the bar
+        ([0.01, 0.99], [0.0, 1.0], ["other", "high"]),
     ],
 )
-def test_roles(values: list[float], probs: list[float], mean: float, expected: list[str]) -> None:
-    assert mass.roles(values, probs, mean) == expected
+def test_roles_have_names(probs: list[float], values: list[float], expected: list[str]) -> None:
+    assert mass.role_names(probs, values) == expected
 
 
 def test_the_predicted_change_is_the_gradient_of_the_group_s_objective() -> None:
@@ -57,7 +60,7 @@ def test_the_predicted_change_is_the_gradient_of_the_group_s_objective() -> None
 
 
 def test_an_unsampled_token_keeps_its_logit_when_advantages_are_centred() -> None:
-    """papers.md 7: dz_u = 0, so its log p changes by the common shift alone, which is 0 for p (.5, .5, 0+) and pulls (1, -1)."""
+    """dz_u = 0 (docs/dynamics.md 1), so its log p changes by the common shift alone, which is 0 for p (.5, .5, 0+) and pulls (1, -1)."""
     change = mass.predicted_change(np.array([0.5, 0.5, 1e-12]), np.array([1.0, -1.0, 0.0]))
     assert change == pytest.approx([1.0, -1.0, 0.0])
 
