@@ -30,6 +30,7 @@ from .wire import read_frame, write_frame
 FORK, END = b"F", b"E"
 """What the pool asks for, one byte each; FORK comes with the judge's end of a socket."""
 _PDEATHSIG, _SUBREAPER = 1, 36
+_LIBC = ctypes.CDLL(None)  # loaded before the forks, whose cost is that of every answer that hangs
 
 inside = False
 """Whether this process is a keeper or a judge: a pool refuses to start in one."""
@@ -55,6 +56,7 @@ def serve(fd: int, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pool's to handle
     end_with(parent, signal.SIGTERM)
     _linux(_SUBREAPER, 1)
+    _be_first_to_go()
     os.set_inheritable(fd, False)
     control = socket.socket(fileno=fd)
     try:
@@ -64,6 +66,14 @@ def serve(fd: int, parent: int) -> None:
     except (EOFError, ConnectionError):
         pass
     os._exit(0)
+
+
+def _be_first_to_go() -> None:
+    """When the system runs out of memory, this process and its judges end, and not the training."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    except OSError:
+        pass  # without /proc, the system chooses
 
 
 def load_verifier(errand: Errand) -> AnyVerifier:
@@ -76,21 +86,17 @@ def load_verifier(errand: Errand) -> AnyVerifier:
 
 
 def end_with(parent: int, how: signal.Signals) -> None:
-    """Get signal `how` when the parent dies, even inside C code that would never look at the socket; and die first when memory ends."""
+    """Get signal `how` when the parent dies, even inside C code that would never look at the socket."""
     if sys.platform != "linux":
         return
     _linux(_PDEATHSIG, how)
     if os.getppid() != parent:
         os._exit(0)
-    try:
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    except OSError:
-        pass  # without /proc, the system chooses
 
 
 def _linux(option: int, value: int) -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(option, value)
+        _LIBC.prctl(option, value)
 
 
 def _load(errand: Errand, control: socket.socket) -> AnyVerifier:

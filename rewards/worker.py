@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rlkit.errors import RolloutError
@@ -73,7 +72,8 @@ def serve(sock: socket.socket, load: Callable[[], AnyVerifier], rules: Rules) ->
 
 def _settle_in(rules: Rules) -> None:
     """A folder, random numbers and a memory limit of its own."""
-    folder = tempfile.mkdtemp(dir=rules.folder)
+    folder = os.path.join(rules.folder, str(os.getpid()))
+    os.mkdir(folder, 0o700)
     os.chdir(folder)
     os.environ.update(TMPDIR=folder, TEMP=folder, TMP=folder)
     tempfile.tempdir = None  # it remembers the one before
@@ -86,8 +86,8 @@ def _settle_in(rules: Rules) -> None:
 
 
 def _data_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[5])
-    return pages * resource.getpagesize()
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[5]) * resource.getpagesize()
 
 
 def _judge_in_turn(sock: socket.socket, verifier: AnyVerifier, rules: Rules) -> None:
