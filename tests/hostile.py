@@ -17,6 +17,7 @@ import pickle
 import random
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -426,7 +427,7 @@ def _returns(value: object) -> Any:
 def _remove_own_folder(me: Verifier) -> object:
     here = os.getcwd()
     os.chdir("/")
-    os.rmdir(here)
+    shutil.rmtree(here)
     return Score(0.0, reason="no folder any more")
 
 

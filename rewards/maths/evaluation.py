@@ -111,8 +111,8 @@ class Evaluation:
         power = exact(exponent)
         b = self._of(base)
         p = self._of(exponent) if power is None else power
-        if power is None and not isinstance(p, Fraction) and getattr(p, "imag", 0) == 0 and p == int(p):
-            power = Fraction(int(p))
+        if power is None and not isinstance(p, Fraction) and getattr(p, "imag", 0) == 0 and p == int(p.real):
+            power = Fraction(int(p.real))
         if b == 0:
             if p.real < 0:
                 raise Undefined("division by 0")

@@ -411,7 +411,7 @@ def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
     assert len(workers) == 3 and all(alive(pid) for pid in workers)
     time.sleep(0.3)  # let them hang, one of them inside C code
     script.kill()
-    script.communicate(timeout=10)
+    script.communicate(timeout=40)
     assert wait_until(lambda: not any(alive(pid) for pid in workers), seconds=5)
 
 
@@ -421,7 +421,7 @@ def test_ctrl_c_in_the_terminal_gives_one_traceback_and_leaves_no_worker(tmp_pat
     workers = [int(pid) for pid in script.stdout.readline().split()]
     time.sleep(0.3)
     os.killpg(script.pid, signal.SIGINT)
-    _, err = script.communicate(timeout=10)
+    _, err = script.communicate(timeout=40)
     assert len(re.findall("Traceback", err)) == 1 and err.rstrip().endswith("KeyboardInterrupt")
     assert wait_until(lambda: not any(alive(pid) for pid in workers), seconds=5)
 
