@@ -20,6 +20,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from queue import Empty
 from types import TracebackType
 
 from rlkit.errors import ConfigError, RolloutError
@@ -38,7 +39,7 @@ from .contract import (
     verifier_name,
 )
 from .crew import Crew
-from .desk import Asked, Call
+from .desk import Asked, Call, Verdicts
 from .slot import Terms
 from .tally import Tally
 
@@ -48,6 +49,7 @@ RECYCLE_AFTER = 10_000
 """Answers to one process: a verifier that leaks 10 kB with each has then lost 100 MB."""
 _WINDOW_CHARACTERS = 1 << 26
 """Of the answers that `stream` holds at once, at most."""
+_WAKE_SECONDS = 0.5
 _GUARD = re.compile(r"^if\s+__name__\s*==\s*['\"]__main__['\"]", re.MULTILINE)
 _POOLS: "weakref.WeakSet[VerifierPool]" = weakref.WeakSet()
 
@@ -202,7 +204,7 @@ class VerifierPool:
                     crew.open(call)
                 elif more:
                     crew.added()
-                found = call.verdicts.get()
+                found = _heard(call)
                 if isinstance(found, RolloutError):
                     raise found
                 for index, score in found:
@@ -226,6 +228,15 @@ class VerifierPool:
         if self._crew is not None:
             self._crew.forget()
             self._crew = None
+
+
+def _heard(call: Call) -> Verdicts:
+    """What the pool says next. Wakes now and then: a wait without end would sleep through a Ctrl-C that another thread was given."""
+    while True:
+        try:
+            return call.verdicts.get(timeout=_WAKE_SECONDS)
+        except Empty:
+            continue
 
 
 class _Window:
