@@ -153,8 +153,8 @@ def objection(path: str, room: str, entry: Import) -> str | None:
     if other not in FLOOR:
         return f"`{other}` is not on the plan (FLOORS in tests/test_arrows.py)"
     mine, theirs = FLOOR[room], FLOOR[other]
-    if room in LAZY and theirs > 1 and entry.at_load:
-        return f"{room}.py imports floors 2 and up inside functions, so that `rlkit --help` stays light"
+    if room in LAZY and room != other and theirs > 1 and entry.at_load:
+        return f"{room} imports floors 2 and up inside functions, so that `rlkit --help` stays light"
     if room == other or theirs == 1:
         return None
     if theirs > mine:
@@ -164,10 +164,10 @@ def objection(path: str, room: str, entry: Import) -> str | None:
         return (
             None
             if shared
-            else f"{room} and {other} are neighbours on floor {mine}: meet on floor 1, or in build.py"
+            else f"{room} and {other} are neighbours on floor {mine}: meet on floor 1, or in build/"
         )
     if mine == 3 and other in HANDED_IN and entry.name not in PROTOCOLS:
-        return f"floor 3 is handed its {other} by build.py and names only their protocols"
+        return f"floor 3 is handed its {other} by build/ and names only their protocols"
     return None
 
 

@@ -5,7 +5,7 @@
     stage_positive_weight from that step on, for good
 
 The idea is a reviewer's of arXiv:2510.04028 (papers.md 4.14): positives sharpen what is sampled anyway, and when there is no more to
-gain from it, only the negatives are left that keep probability spread. The detector is handed in by build.py.
+gain from it, only the negatives are left that keep probability spread. The detector is handed in by build/.
 """
 
 import math
