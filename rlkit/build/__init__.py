@@ -1,0 +1,48 @@
+"""The composition root: names in, objects out. The only room that knows all others.
+
+Every import of a room stands inside the function that needs it, so that `rlkit --help` loads neither torch nor vLLM.
+"""
+
+from .algorithms import algo_config, make_algorithm, step_ends
+from .embedded import imitate, tiny_folder
+from .judging import make_judge, make_pool, make_verifier
+from .policy import (
+    find_model,
+    find_tokenizer,
+    learning_rates,
+    load_model,
+    model_folder,
+    wants_bfloat16,
+)
+from .prompts import file_examples, held_out_prompts, load_training_rows, make_data, make_task
+from .quiet import quiet_transformers
+from .samplers import SLACK_TOKENS, make_sampler, sampler_name
+from .watching import make_tracker, style_tokens
+
+__all__ = [
+    "SLACK_TOKENS",
+    "algo_config",
+    "file_examples",
+    "find_model",
+    "find_tokenizer",
+    "held_out_prompts",
+    "imitate",
+    "learning_rates",
+    "load_model",
+    "load_training_rows",
+    "make_algorithm",
+    "make_data",
+    "make_judge",
+    "make_pool",
+    "make_sampler",
+    "make_task",
+    "make_tracker",
+    "make_verifier",
+    "model_folder",
+    "quiet_transformers",
+    "sampler_name",
+    "step_ends",
+    "style_tokens",
+    "tiny_folder",
+    "wants_bfloat16",
+]
