@@ -13,7 +13,7 @@ import ast
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,6 +75,16 @@ def parse_spec(spec: str) -> list[Term]:
     except (ValueError, RecursionError, MemoryError) as error:  # NUL, or brackets in brackets in brackets
         raise ConfigError(f"reward {spec[:80]!r}: cannot be read; {_EXPECTED}") from error
     return _Reader(spec, source, users).terms(tree.body)
+
+
+def part_names(terms: Sequence[Term]) -> list[str]:
+    """What each part is called in metrics: `repetition`, and `repetition_2` for the second of other options."""
+    names: list[str] = []
+    for term in terms:
+        name = term.name.rpartition(":")[2]
+        same = sum(other.name.rpartition(":")[2] == name for other in terms[: len(names)])
+        names.append(f"{name}_{same + 1}" if same else name)
+    return names
 
 
 @dataclass(frozen=True, slots=True)

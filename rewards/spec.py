@@ -25,7 +25,7 @@ from .documents import JsonVerifier
 from .exact import ExactVerifier
 from .format import FormatVerifier
 from .function import function_verifier
-from .grammar import Term, parse_spec
+from .grammar import Term, parse_spec, part_names
 from .llm_judge import JudgeVerifier
 from .numeric import NumericVerifier
 from .pattern import RegexVerifier
@@ -74,7 +74,7 @@ def make_verifier(spec: str, task_verifier: Verifier | None = None) -> AnyVerifi
         if any(other.name == term.name and other.options == term.options for other in terms[:index]):
             raise ConfigError(f"reward {spec!r}: {term.name!r} is there twice; give it one weight")
     weights = [1.0 if term.weight is None else term.weight for term in terms]
-    return weighted_sum(tuple(zip(_part_names(terms), weights, verifiers, strict=True)))
+    return weighted_sum(tuple(zip(part_names(terms), weights, verifiers, strict=True)))
 
 
 def reads_gold(spec: str) -> bool:
@@ -84,16 +84,6 @@ def reads_gold(spec: str) -> bool:
     (True, False, False)
     """
     return any(not is_user_object(term.name) and term.name not in _WITHOUT_GOLD for term in parse_spec(spec))
-
-
-def _part_names(terms: list[Term]) -> list[str]:
-    """What each part is called in metrics: `repetition`, and `repetition_2` for the second of other options."""
-    names: list[str] = []
-    for term in terms:
-        name = term.name.rpartition(":")[2]
-        same = sum(other.name.rpartition(":")[2] == name for other in terms[: len(names)])
-        names.append(f"{name}_{same + 1}" if same else name)
-    return names
 
 
 def _make(term: Term, task_verifier: Verifier | None) -> AnyVerifier:

@@ -145,6 +145,10 @@ class VerifierPool:
         """A pool is a verifier itself: one that cannot hang."""
         return self.score([(prompt, text)])[0]
 
+    @property
+    def value_range(self) -> tuple[float, float] | None:
+        return value_range(self._verifier)
+
     def gold_text(self, prompt: Prompt) -> str | None:
         return gold_text(self._verifier, prompt)
 

@@ -17,7 +17,8 @@ from rlkit.errors import RlkitError
 from rlkit.machine import Machine, this_machine
 from rlkit.models import FOLDER_HOLDS, ModelPlace, ModelShape
 from rlkit.printable import printable
-from rlkit.rewards.contract import gold_text
+from rlkit.rewards.contract import gold_text, value_range
+from rlkit.rewards.grammar import parse_spec, part_names
 from rlkit.types import Prompt, Score, Verifier
 from rlkit.userload import is_user_object
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 SHOWN_CHARACTERS = 2000
 """Of a prompt; the rest is counted."""
+FORMS = {"format", "length", "repetition"}
+"""Rewards of what an answer looks like: a gold answer, which is only the answer, need not have it."""
+ROUNDING = 1e-9
+"""A sum of what each term is worth at most may be off by so much."""
 UNCHECKED = "template and lengths unchecked: pass a local path (--model /path/to/folder)"
 
 
@@ -337,9 +342,10 @@ def _cut(text: str) -> str:
 
 
 def _gold(cfg: TrainConfig, prompt: Prompt, verifier: Verifier) -> tuple[list[str], list[str], list[str]]:
-    """The gold answer, written as the verifier reads it, must score 1.0: else every right answer would be called wrong.
+    """The gold answer, written as the verifier reads it, must be worth the most: else every right answer counts as wrong.
 
-    Lines, problems, warnings. The user's own verifier may have another scale or format, so it is only warned of.
+    Lines, problems, warnings. The user's own verifier may have another scale, and a gold answer may lack the form that
+    a sum asks for (tags, a length): of these he is only warned.
     """
     text = gold_text(verifier, prompt)
     if text is None:
@@ -354,15 +360,40 @@ def _gold(cfg: TrainConfig, prompt: Prompt, verifier: Verifier) -> tuple[list[st
     parts = ", ".join(f"{name} {value:g}" for name, value in score.parts.items())
     reason = score.reason or "no reason given"
     line = f"{_cut(text)} -> {said}{f' ({parts})' if parts else ''}: {reason}"
-    right = score.outcome == "score" and score.value is not None
-    full = right and (min(score.parts.values()) >= 1 if score.parts else (score.value or 0.0) >= 1)
-    if full:
+    terms = _rewarded(cfg.reward.name, score)
+    most = _most(verifier)
+    if most is None:
+        most, full = 1.0, all(part >= 1 for part in terms.values())
+    else:
+        full = score.value is not None and score.value >= most - ROUNDING
+    if full and score.outcome == "score":
         return [line], [], []
     sentence = (
-        f"the gold answer of prompt {prompt.id}, {text[:80]}, scores {said} and not 1.0 ({reason}); "
+        f"the gold answer of prompt {prompt.id}, {text[:80]}, scores {said} and not {round(most, 9)} ({reason}); "
         "check --data.answer-column and --reward, else right answers count as wrong"
     )
-    softer = is_user_object(cfg.reward.name.partition("(")[0]) or (
-        score.parts and right and (score.value or 0.0) >= 1
-    )
-    return [line], [] if softer else [sentence], [sentence] if softer else []
+    judged = [part for name, part in terms.items() if name not in FORMS and not is_user_object(name)]
+    stops = any(part < 1 or score.outcome != "score" for part in judged)
+    return [line], [sentence] if stops else [], [] if stops else [sentence]
+
+
+def _most(verifier: Verifier) -> float | None:
+    """The greatest value that the verifier declares; None: it declares none, and its parts tell."""
+    declared = value_range(verifier)
+    return declared[1] if declared is not None and math.isfinite(declared[1]) else None
+
+
+def _rewarded(reward: str, score: Score) -> dict[str, float]:
+    """What the gold answer got of each term that adds to a `--reward`, by the term's name; a lone term gets the value.
+
+    Counters that a term keeps in its own parts (`repetition/loop`) are worth nothing, and a term behind a minus is no aim.
+    """
+    terms = parse_spec(reward)
+    if len(terms) == 1 and terms[0].weight is None:
+        return {terms[0].name: -math.inf if score.value is None else score.value}
+    least: dict[str, float] = {}
+    for part, term in zip(part_names(terms), terms, strict=True):
+        if term.weight is None or term.weight > 0:
+            got = score.parts.get(part, -math.inf)
+            least[term.name] = min(got, least.get(term.name, math.inf))
+    return least

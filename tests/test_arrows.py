@@ -40,8 +40,8 @@ SHARED = {"batch", "feed", "machine", "metrics", "models", "printable", "ranks"}
 DATA_ROOM = {"data", "rows", "columns", "sources", "templates", "benchmark_names"}
 """Files that are one room without a folder."""
 HANDED_IN = {"rewards", "samplers", "algos"}
-"""Floor 3 is given these as objects, and names only protocols and plain functions (algos.base, algos.ops, rewards.contract)."""
-PROTOCOLS = {"rlkit.algos.base", "rlkit.algos.ops", "rlkit.rewards.contract"}
+"""Floor 3 is given these as objects, and names only protocols and plain functions (algos.base, algos.ops, rewards.contract, .grammar)."""
+PROTOCOLS = {"rlkit.algos.base", "rlkit.algos.ops", "rlkit.rewards.contract", "rlkit.rewards.grammar"}
 LAZY = {"build", "cli"}
 """Import floors 2 and up inside functions, so that `rlkit --help` loads neither torch nor vLLM."""
 

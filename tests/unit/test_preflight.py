@@ -23,6 +23,7 @@ from rlkit.config import (
 from rlkit.machine import Machine, this_machine
 from rlkit.models import SHAPES, ModelPlace, ModelShape
 from rlkit.preflight import Plan
+from rlkit.rewards import VerifierPool, make_verifier
 from rlkit.types import Prompt, Score
 
 SMALL = ModelShape(
@@ -405,11 +406,59 @@ def test_a_gold_answer_that_does_not_score_one_is_a_problem(
     assert "check --data.answer-column and --reward" in plan.problems[0]
 
 
-def test_a_weighted_sum_is_right_when_each_part_is() -> None:
-    assert planned(verifier=lambda p, t: Score(0.9, parts={"math": 1.0, "format": 1.0})).ready
-    plan = planned(verifier=lambda p, t: Score(1.0, parts={"math": 1.0, "length": 0.2}))
+def rewarded(name: str, verifier: Callable[..., Score] | None = None) -> Plan:
+    """The plan of a run with this reward, judged by itself unless another verifier stands for it."""
+    judging = verifier or VerifierPool(make_verifier(name), workers=0, timeout=10.0)
+    return planned(config(reward=RewardConfig(name=name)), verifier=judging)
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        "auto-0.2*repetition(n=3)",  # at most 1 - 0: a penalty that is not due is no part of worth
+        "auto-0.2*repetition(n=3)+0.1*length(limit=200)",  # 1.1, all there is
+        "0.5*math",  # 0.5, all there is
+        "0.5*auto+0.4*exact",
+    ],
+)
+def test_a_gold_answer_that_reaches_the_top_of_the_range_is_right(reward: str) -> None:
+    plan = rewarded(reward)
+    assert plan.ready and not plan.warnings
+
+
+def test_a_gold_answer_without_the_form_that_is_asked_for_is_only_warned_of() -> None:
+    plan = rewarded("0.5*math+0.5*length(limit=200, least=50)")  # 0.5: it is ten characters
     assert plan.ready
-    assert len(plan.warnings) == 1
+    assert "scores 0.5 and not 1.0" in plan.warnings[0]
+
+
+def test_a_right_form_does_not_hide_a_wrong_answer() -> None:
+    plan = rewarded("math+2*format", lambda p, t: Score(2.0, parts={"math": 0.0, "format": 1.0}))
+    assert plan.problems[0].startswith("the gold answer of prompt p1, \\boxed{42}, scores 2 and not 1.0")
+
+
+def test_a_sum_of_the_users_own_functions_is_only_warned_of() -> None:
+    sums = "0.5*a.py:f+0.5*b.py:g"
+    for score in (Score(0.0, parts={"f": 0.0, "g": 0.0}), Score(None, reason="f: no idea")):
+        plan = rewarded(sums, lambda p, t, score=score: score)
+        assert plan.ready and len(plan.warnings) == 1
+    mixed = rewarded("math+a.py:f", lambda p, t: Score(-4.0, parts={"math": 1.0, "f": -5.0, "f/words": 0.0}))
+    assert mixed.ready and len(mixed.warnings) == 1
+    assert not rewarded("math+a.py:f", lambda p, t: Score(5.0, parts={"math": 0.0, "f": 5.0})).ready
+
+
+def test_the_users_own_range_says_what_is_full_marks() -> None:
+    class OutOfTen:
+        value_range = (0.0, 10.0)
+
+        def __call__(self, prompt: Prompt, text: str) -> Score:
+            return Score(self.given, parts={"words": 0.0})
+
+        given = 10.0
+
+    assert not rewarded("mine.py:OutOfTen", OutOfTen()).warnings
+    OutOfTen.given = 9.0
+    assert "scores 9 and not 10.0" in rewarded("mine.py:OutOfTen", OutOfTen()).warnings[0]
 
 
 def test_the_users_own_verifier_is_only_warned_of() -> None:
