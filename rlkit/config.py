@@ -271,7 +271,7 @@ class LogConfig:
     """What is written and when."""
 
     every: int = 1
-    """Steps between metric lines."""
+    """Steps between metric lines; the last step and those that are tracked (--track.every) always have one."""
     show_every: int = 25
     """Steps between prompts shown with their best and worst completion; 0: never."""
     save_every: int = 100

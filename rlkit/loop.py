@@ -141,7 +141,7 @@ def train(
                 **clock.metrics(ask.tokens),
             }
             last = step == cfg.steps or (cfg.token_budget is not None and sampled >= cfg.token_budget)
-            due = last or step % max(1, cfg.log.every) == 0
+            due = last or bool(moved) or step % max(1, cfg.log.every) == 0
             if cfg.log.eval_every and step % cfg.log.eval_every == 0:
                 metrics |= evaluate(step)
                 due = True

@@ -106,6 +106,14 @@ NO_SPREAD: dict[str, Column] = {
 TOKENS_GAP = f"{GAP}/mean".replace("/", "__")
 LARGEST_GAP = f"{GAP}/max".replace("/", "__")
 
+TURNED: dict[str, Column] = {
+    "dynamics__stage": 1.0,
+    "dynamics__stage_fixed": 1.0,
+    "dynamics__turn__max1": 85.0,
+    "dynamics__turn__max1_low": 70.0,
+    "dynamics__turn__max1_high": 96.0,
+}
+
 EXAMPLES: dict[str, Example] = {
     "constant-reward": Example(
         records=history(5, reward=0.0, **NO_SPREAD),
@@ -294,6 +302,12 @@ EXAMPLES: dict[str, Example] = {
         severity="hint",
         says="the loss is 0 (-3.0e-08) though the gradient is not (0.6), as it should be",
         near=history(1, loss=-3e-8, grad_norm=0.0, frac_zero_advantage=1.0),
+    ),
+    "exploitation-ended": Example(
+        records=history(1, **TURNED),
+        severity="hint",
+        says="exploitation has ended at step 85 (70 .. 96): the styles that paid at first lose probability since",
+        near=history(1, **{**TURNED, "dynamics__stage": 0.5}),
     ),
 }
 

@@ -1,5 +1,6 @@
 """Who follows a run's probability mass."""
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rlkit.config import TrainConfig
@@ -23,8 +24,9 @@ def make_tracker(
     judge: "Judge",
     place: "ModelPlace",
     probe: list[Rollout],
+    past: Iterable[Mapping[str, Any]],
 ) -> "Tracker":
-    """Who follows a run's probability mass. probe: the answers that a resumed run goes on looking at."""
+    """Who follows a run's probability mass. probe, past: the answers that a resumed run goes on looking at, and its records."""
     from rlkit.models import stop_ids
     from rlkit.tracking import Tracker
     from rlkit.tracking.points import Valuer
@@ -48,6 +50,7 @@ def make_tracker(
         valuer=valuer,
         styles={} if task is None else style_tokens(task, tokenizer),
         probe=probe,
+        past=past,
     )
 
 

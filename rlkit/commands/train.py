@@ -272,6 +272,7 @@ def run(
             ready.data.load_state_dict(start.data)
             algo.load_state_dict(start.algo)
         evaluate = _evaluator(cfg, sampler, judge, held_out, store)
+        past = ranks.first([] if saved is None else read_metrics(store.folder))
         tracker = build.make_tracker(
             cfg,
             learner,
@@ -282,6 +283,7 @@ def run(
             judge=judge,
             place=ready.place,
             probe=ranks.first(store.probe_answers()),
+            past=past,
         )
         before = None
         if held_out and saved is None:
@@ -290,7 +292,6 @@ def run(
             sampler.load(learner.weights(), 0)  # the prefix cache starts empty, as it does after a resume
         began = time.perf_counter()
         dtype = "bfloat16" if build.wants_bfloat16(cfg.model) else "float32"
-        past = [] if saved is None else read_metrics(store.folder)
         watch = Watch(setup_of(to_toml(cfg), dtype), past)
         with Terminal(cfg.algo.name, cfg.steps, start.step, console, watch) as view:
             if cfg.learner.packing and learner.why_padded:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from .answers import ANSWERS
 from .findings import SEVERITIES, WINDOW, Check, Finding, History, Record, Setup, Severity, found
 from .learning import LEARNING
+from .stages import STAGES
 
-CHECKS: tuple[Check, ...] = (*ANSWERS, *LEARNING)
+CHECKS: tuple[Check, ...] = (*ANSWERS, *LEARNING, *STAGES)
 
 GONE = WINDOW
 """Records without a finding after which it counts as gone, and is news when it returns: no flicker at a threshold."""

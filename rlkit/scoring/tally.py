@@ -8,9 +8,9 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from statistics import NormalDist
 from typing import Any, Literal
 
+from rlkit.analysis.intervals import score_interval
 from rlkit.reasons import reason_kind
 from rlkit.types import Score
 
@@ -22,20 +22,6 @@ MAX_REASONS = 10_000
 OTHER = "(other)"
 SHOWN_REASONS = 10
 Verdict = Literal["right", "wrong", "skip", "error"]
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a share (1927).
-
-    >>> [round(end, 4) for end in wilson(0.8, 10)]
-    [0.4902, 0.9433]
-    """
-    z = NormalDist().inv_cdf(0.975)
-    scale = 1 + z * z / count
-    middle = (share + z * z / (2 * count)) / scale
-    reach = z / scale * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    # At the ends the bound is the share itself, which rounding would miss.
-    return (0.0 if share == 0 else middle - reach), (1.0 if share == 1 else middle + reach)
 
 
 class Mean:
@@ -86,7 +72,7 @@ class Mean:
         mean = self.total / self.count
         equal = all(abs(total - count * mean) < 1e-12 for count, total in self._by_prompt.values())
         if self._binary and (prompts == self.count or mean in (0.0, 1.0)):
-            return wilson(mean, prompts)
+            return score_interval(mean, 1.0, prompts)
         if prompts < 2:
             return None
         if equal:

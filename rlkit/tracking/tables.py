@@ -7,7 +7,7 @@ import numpy as np
 
 from rlkit.analysis import mass
 from rlkit.learner.look import Floats, Look, Own
-from rlkit.types import Credit, Rollout
+from rlkit.types import Credit, Group, Rollout
 
 from .points import Point
 
@@ -203,6 +203,16 @@ def own_metrics(own: Own, credits: Sequence[Credit], roles: Mapping[int, str]) -
         out |= {f"entropy/{role}": float(np.concatenate(some).mean()) for role, some in by_role.items()}
     out["saturated"] = float((np.concatenate(probs) > mass.SATURATED).mean())
     return out
+
+
+def style_values(groups: Sequence[Group], styles: Mapping[int, str]) -> dict[str, float]:
+    """Mean reward of the answers that begin in each style; a style nobody took has none. styles: first token -> name"""
+    rewards: dict[str, list[float]] = {}
+    for rollout in (r for group in groups if not group.children for r in group.rollouts):
+        name = styles.get(next(iter(rollout.completion_ids), -1))
+        if name is not None and rollout.value is not None:
+            rewards.setdefault(name, []).append(rollout.value)
+    return {name: float(np.mean(some)) for name, some in rewards.items()}
 
 
 def _flat(parts: Sequence[Any]) -> list[float]:

@@ -9,7 +9,7 @@ numbers of one without. Between tracked steps it costs nothing.
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from rlkit.verify import leaves_of
 
 from . import tables
 from .points import Place, Point, Valuer, find_points
+from .stage import StageSoFar
 
 
 class Looker(Protocol):
@@ -59,6 +60,8 @@ class _Step:
     """id of a rollout -> one per completion token; missing: it was not trained."""
     points: list[Point] = field(default_factory=list)
     before: list[Look] = field(default_factory=list)
+    style_values: dict[str, float] = field(default_factory=dict)
+    """Of the first step: mean reward of the answers in each style."""
 
     @property
     def rows(self) -> list[tuple[int, str]]:
@@ -70,7 +73,7 @@ class Tracker:
 
     decode: token ids -> text;  seed: of the run;  valuer: draws values of candidates, when --track.values asks for them
     styles: first token of an answer -> the name of the style it begins; a procedural task knows them
-    probe: the answers that a resumed run goes on looking at
+    probe: the answers that a resumed run goes on looking at;  past: the records that it has written
     """
 
     def __init__(
@@ -84,9 +87,11 @@ class Tracker:
         valuer: Valuer | None = None,
         styles: Mapping[int, str] | None = None,
         probe: Sequence[Rollout] = (),
+        past: Iterable[Mapping[str, Any]] = (),
     ) -> None:
         self.cfg, self.learner, self.store, self.seed = cfg, learner, store, seed
         self.valuer, self.styles, self.probe = valuer, dict(styles or {}), list(probe)
+        self.stage = StageSoFar(self.styles.values(), 1 if cfg.all else max(1, cfg.every), past)
         self._decode = decode
         self._texts: dict[int, str] = {}
         self._now: _Step | None = None  # None: this step is not tracked
@@ -110,6 +115,8 @@ class Tracker:
             chosen = random.Random(seed_of(self.seed, "track", step)).sample(chosen, count)
         rollouts = [r for g in chosen for _, r in everyone(g)]
         self._now = now = _Step(step, chosen, rollouts, rows_of(groups))
+        if step == 1:  # of all prompts: few answers are in a rare style
+            now.style_values = tables.style_values(groups, self.styles)
         if self.valuer is not None:
             points = find_points(chosen, rollouts, {}, {})[: self.cfg.points]
             looks = self.learner.look(rollouts, self.cfg.top_k)
@@ -141,7 +148,8 @@ class Tracker:
         metrics |= self._style_metrics(now)
         if self.probe:
             metrics |= self._write_probe(now.step)
-        return {f"dynamics/{name}": value for name, value in metrics.items()}
+        moved = {f"dynamics/{name}": value for name, value in metrics.items()}
+        return moved | self.stage.add(now.step, moved)
 
     # -- what is asked -------------------------------------------------------------------------------------------------
 
@@ -214,9 +222,9 @@ class Tracker:
             return {}
         firsts = {rollout.prompt_id: row for row, rollout in reversed(list(enumerate(now.rollouts)))}
         probs_PS = np.exp([now.before[row].asked_logp_TM[0, : len(self.styles)] for row in firsts.values()])
-        return {
-            f"style/{name}": float(p) for name, p in zip(self.styles.values(), probs_PS.mean(0), strict=True)
-        }
+        probs = zip(self.styles.values(), probs_PS.mean(0), strict=True)
+        values = {f"style_value/{name}": value for name, value in now.style_values.items()}
+        return {f"style/{name}": float(p) for name, p in probs} | values
 
     def _write_probe(self, step: int) -> dict[str, float]:
         looks = self.learner.look(self.probe, self.cfg.top_k)

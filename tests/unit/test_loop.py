@@ -364,13 +364,15 @@ def test_a_token_budget_ends_the_run_after_the_step_that_spends_it(model: Path, 
     assert (tmp_path / "checkpoints" / f"step-{outcome.steps:06d}").is_dir()
 
 
-def test_metric_lines_can_be_thinned_and_the_last_step_is_always_written(model: Path, tmp_path: Path) -> None:
+def test_metric_lines_can_be_thinned_but_those_of_tracked_steps_and_the_last(
+    model: Path, tmp_path: Path
+) -> None:
     run(
         config(
             model, tmp_path, steps=5, log={"every": 3, "eval_every": 0, "rollouts": False, "save_every": 0}
         )
     )
-    assert [line["step"] for line in read_metrics(tmp_path)] == [3, 5]
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 3, 5]
     assert list((tmp_path / "rollouts").iterdir()) == []
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000005"]
 

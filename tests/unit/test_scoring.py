@@ -18,7 +18,7 @@ from rlkit.reasons import reason_kind
 from rlkit.score_config import ScoreConfig
 from rlkit.scoring import tally
 from rlkit.scoring.completions import Completions, read_completions, read_label
-from rlkit.scoring.tally import Mean, Tally, prompt_number, wilson
+from rlkit.scoring.tally import Mean, Tally, prompt_number
 from rlkit.sources import find_files, read_files
 from rlkit.types import Score
 from tests.scoring import lengths, read, score, summary, work_in, write
@@ -161,7 +161,8 @@ def test_one_completion_to_a_prompt_has_wilsons_interval():
 @pytest.mark.parametrize("right", [0, 1, 17, 40])
 def test_wilsons_interval_is_scipys(right: int):
     ci = binomtest(right, 40).proportion_ci(method="wilson")
-    assert wilson(right / 40, 40) == pytest.approx((ci.low, ci.high), abs=1e-12)
+    found = mean_of([(i, float(i < right)) for i in range(40)]).interval()
+    assert found == pytest.approx((ci.low, ci.high), abs=1e-12)
 
 
 def test_answers_to_one_prompt_are_one_cluster():
