@@ -1,7 +1,7 @@
 """Several processes as one run. Every rank runs the same loop on the same numbers; what costs is divided:
 
     sampler     whole requests, in order: a rank writes its share, and all get all rollouts
-    verifier    the same with answers
+    verifier    the answers to whole prompts, since some verifiers compare them
     learner     micro-batches (rlkit.batch); DDP or FSDP2 averages the gradients (rlkit.learner.shard)
     disk, screen   rank 0 alone
 
@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -136,13 +137,24 @@ class SharedSampler:
 
 
 class SharedScorer:
-    """Verifiers on every rank; each judges its share of the answers."""
+    """Verifiers on every rank; each judges all answers to its share of the prompts: some rewards compare them."""
 
     def __init__(self, score: Callable[[Sequence[tuple[Prompt, str]]], list[Score]], ranks: Ranks) -> None:
         self._score, self.ranks = score, ranks
 
     def score(self, items: Sequence[tuple[Prompt, str]]) -> list[Score]:
-        return self.ranks.divided(items, self._score)
+        places: dict[str, list[int]] = {}
+        for place, (prompt, _) in enumerate(items):
+            places.setdefault(prompt.id, []).append(place)
+
+        def judged(groups: Sequence[list[int]]) -> list[list[Score]]:
+            scores = iter(self._score([items[place] for group in groups for place in group]))
+            return [list(islice(scores, len(group))) for group in groups]
+
+        groups = list(places.values())
+        found = self.ranks.divided(groups, judged)
+        verdicts = dict(zip(chain(*groups), chain(*found), strict=True))
+        return [verdicts[place] for place in range(len(items))]
 
 
 class Nowhere:

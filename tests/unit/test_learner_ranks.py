@@ -4,7 +4,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +320,44 @@ def test_alone_nothing_is_shared_and_errors_are_their_own() -> None:
     asks = [Request(prompt_id=p, token_ids=[1], n=2, max_tokens=4, temperature=1.0, seed=0) for p in "ab"]
     sampler = ScriptedSampler(lambda request, i: Answer([ord(request.prompt_id), 3]), stop_ids=[3])
     assert SharedSampler(sampler, ALONE).sample(asks) == sampler.sample(asks)
+
+
+class Threads(Ranks):
+    """A rank that is a thread: what all have put on the table is read when all are there."""
+
+    def __init__(self, rank: int, table: list[Any], meet: threading.Barrier) -> None:
+        super().__init__(rank, len(table))
+        self.table, self.meet = table, meet
+
+    def gather(self, value: Any) -> list[Any]:
+        self.table[self.rank] = value
+        self.meet.wait()
+        return list(self.table)
+
+
+def best_of_its_group(items: Sequence[tuple[Prompt, str]]) -> list[Score]:
+    """1.0 for the longest answer to each prompt among those that it is shown."""
+    longest = {p.id: max(len(text) for q, text in items if q.id == p.id) for p, _ in items}
+    return [Score(float(len(text) == longest[p.id])) for p, text in items]
+
+
+def test_answers_that_are_compared_stay_together_on_one_rank() -> None:
+    answers = [
+        ("a", "x"),
+        ("b", "xx"),
+        ("a", "xxx"),
+        ("a", "xx"),
+        ("b", "x"),
+        ("c", "x"),
+    ]  # torn by any count
+    items = [(Prompt(id=name, token_ids=[1]), text) for name, text in answers]
+    table, meet = [None, None], threading.Barrier(2, timeout=10)
+    scorers = [SharedScorer(best_of_its_group, Threads(rank, table, meet)) for rank in (0, 1)]
+    with ThreadPoolExecutor(2) as threads:
+        both = list(threads.map(lambda scorer: scorer.score(items), scorers))
+    alone = SharedScorer(best_of_its_group, ALONE).score(items)
+    assert [score.value for score in alone] == [0.0, 1.0, 1.0, 0.0, 0.0, 1.0]
+    assert both == [alone, alone]
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
