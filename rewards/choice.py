@@ -10,8 +10,8 @@ from rlkit.types import Prompt, Score
 
 from .choice_reading import read_options
 from .contract import shown
-from .options import bulleted, letter, lettered, option_texts, same_words
-from .short_answer import judge_short
+from .options import bulleted, letter, lettered, option_texts, same_words, tokens
+from .short_answer import judge_short, read_short
 
 _LETTERED = re.compile(r"(?:\(([A-Z])\)|([A-Z])(?:[.):]|\Z))\s*(.*)\Z", re.DOTALL)
 _SEVERAL = re.compile(r"\(?[A-Z]\)?(?:\s*(?:,|;|/|&|\band\b)\s*\(?[A-Z]\)?)+")
@@ -62,6 +62,15 @@ class ChoiceVerifier:
         read = f"read {_told(reading.letters, options)} {reading.place}"
         right = set(reading.letters) == set(letters)
         return Score(float(right), reason=f"{read}; {expected}")
+
+    def answer(self, prompt: Prompt, text: str) -> str | None:
+        """The answer that the verdict is on, as votes count it: the letters of options, or the words of a short answer."""
+        gold, options = (prompt.reference or "").strip(), self._options(prompt)
+        if gold and gold_letters(gold, options, self.first) is None:
+            short = read_short(gold, bulleted(prompt.question), text)
+            return None if short is None else " ".join(tokens(short[0])) or None
+        reading = read_options(text, options)
+        return None if reading is None else " and ".join(sorted(reading.letters))
 
     def _options(self, prompt: Prompt) -> tuple[str, ...]:
         columns = ("options", "choices") if self.column is None else (self.column,)

@@ -24,6 +24,16 @@ def judge_short(gold: str, alternatives: Sequence[str], text: str) -> Score:
     >>> judge_short("No", ["Yes", "No"], "He moved. So the answer is No, he did not.").value
     1.0
     """
+    found = read_short(gold, alternatives, text)
+    if found is None:
+        return Score(0.0, reason=f"the answer is empty; the gold answer is {shown(gold)}")
+    read, place, right = found
+    relation = "is" if right else "is not"
+    return Score(float(right), reason=f"read {shown(read)} {place}, which {relation} {shown(gold)}")
+
+
+def read_short(gold: str, alternatives: Sequence[str], text: str) -> tuple[str, str, bool] | None:
+    """The phrase that is read as the answer, where, in words, and whether it is the gold one; None: there is none."""
     text = plain(text)
     claims = [claim for claim in find_claims(text) if not claim.denied]
     if claims:
@@ -32,10 +42,9 @@ def judge_short(gold: str, alternatives: Sequence[str], text: str) -> Score:
     else:
         said, place = text.rstrip()[text.rstrip().rfind("\n") + 1 :], "in the last line"
     if not said.strip():
-        return Score(0.0, reason=f"the answer is empty; the gold answer is {shown(gold)}")
+        return None
     read, right = _read(gold, alternatives, said.strip(), claimed=bool(claims))
-    relation = "is" if right else "is not"
-    return Score(float(right), reason=f"read {shown(read)} {place}, which {relation} {shown(gold)}")
+    return read, place, right
 
 
 def _read(gold: str, alternatives: Sequence[str], said: str, claimed: bool) -> tuple[str, bool]:
