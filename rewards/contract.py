@@ -35,7 +35,7 @@ MAX_REASON = 2000
 DEFAULT_CONCURRENCY = 8
 WHOLE_STEP = 1 << 16
 """The `batch_size` of a verifier that compares the answers to a prompt: more than a step has, so no group is torn."""
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
 """A weighted sum of values at the ends of their ranges may be off by this much, relative to the greater end."""
 
 
@@ -101,6 +101,16 @@ def value_range(verifier: object) -> tuple[float, float] | None:
             f"{verifier_name(verifier)}.value_range is {shown_value(declared)}, expected two numbers, the least value first"
         )
     return low, high
+
+
+def full_marks(verifier: object) -> float | None:
+    """What a right answer is worth: the greatest value that the verifier declares; None: it declares none.
+
+    >>> full_marks(print) is None
+    True
+    """
+    declared = value_range(verifier)
+    return declared[1] if declared is not None and math.isfinite(declared[1]) else None
 
 
 def is_async(verifier: object) -> bool:
@@ -247,7 +257,7 @@ def _sound(verifier: AnyVerifier, result: object) -> Score:
     declared = value_range(verifier)
     if declared is not None and score.value is not None:
         low, high = declared
-        slack = _ROUNDING * max(1.0, *(abs(end) for end in declared if math.isfinite(end)))
+        slack = ROUNDING * max(1.0, *(abs(end) for end in declared if math.isfinite(end)))
         if not low - slack <= score.value <= high + slack:
             raise RolloutError(
                 f"{name} returned {score.value}, outside its declared range [{low:g}, {high:g}]"

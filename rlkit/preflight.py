@@ -17,7 +17,7 @@ from rlkit.errors import RlkitError
 from rlkit.machine import Machine, this_machine
 from rlkit.models import FOLDER_HOLDS, ModelPlace, ModelShape
 from rlkit.printable import printable
-from rlkit.rewards.contract import gold_text, value_range
+from rlkit.rewards.contract import ROUNDING, full_marks, gold_text
 from rlkit.rewards.grammar import parse_spec, part_names
 from rlkit.types import Prompt, Score, Verifier
 from rlkit.userload import is_user_object
@@ -29,8 +29,6 @@ SHOWN_CHARACTERS = 2000
 """Of a prompt; the rest is counted."""
 FORMS = {"format", "length", "repetition"}
 """Rewards of what an answer looks like: a gold answer, which is only the answer, need not have it."""
-ROUNDING = 1e-9
-"""A sum of what each term is worth at most may be off by so much."""
 UNCHECKED = "template and lengths unchecked: pass a local path (--model /path/to/folder)"
 
 
@@ -361,7 +359,7 @@ def _gold(cfg: TrainConfig, prompt: Prompt, verifier: Verifier) -> tuple[list[st
     reason = score.reason or "no reason given"
     line = f"{_cut(text)} -> {said}{f' ({parts})' if parts else ''}: {reason}"
     terms = _rewarded(cfg.reward.name, score)
-    most = _most(verifier)
+    most = full_marks(verifier)
     if most is None:
         most, full = 1.0, all(part >= 1 for part in terms.values())
     else:
@@ -375,12 +373,6 @@ def _gold(cfg: TrainConfig, prompt: Prompt, verifier: Verifier) -> tuple[list[st
     judged = [part for name, part in terms.items() if name not in FORMS and not is_user_object(name)]
     stops = any(part < 1 or score.outcome != "score" for part in judged)
     return [line], [sentence] if stops else [], [] if stops else [sentence]
-
-
-def _most(verifier: Verifier) -> float | None:
-    """The greatest value that the verifier declares; None: it declares none, and its parts tell."""
-    declared = value_range(verifier)
-    return declared[1] if declared is not None and math.isfinite(declared[1]) else None
 
 
 def _rewarded(reward: str, score: Score) -> dict[str, float]:

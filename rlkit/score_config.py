@@ -70,8 +70,8 @@ class CheckConfig:
     """A row that cannot be read or has no gold answer: stop with its place, or skip and count it."""
     max_failures: float = 0.0
     """Share of the gold answers that may fail before the exit code is 1."""
-    right_at: float = 1.0
-    """A value of at least this is called right."""
+    right_at: float | None = None
+    """A value of at least this is called right; none: the most that the verifier declares, else 1.0."""
     workers: int = 2
     """Verifier processes."""
     timeout: float = 10.0

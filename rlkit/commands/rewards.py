@@ -99,18 +99,20 @@ def _print_pairs(pairs: dict[str, str]) -> None:
 def check(reward: str, cfg: CheckConfig, console: "Console", *, as_json: bool) -> int:
     """`rlkit rewards check`: 1 when more gold answers fail than --max-failures allows."""
     from rlkit.rewards import VerifierPool
+    from rlkit.rewards.contract import full_marks
     from rlkit.scoring.check import check_gold
 
     task = build.make_task(cfg.data)
     verifier = build.make_verifier(RewardConfig(name=reward), task)
     prompts = _prompts(cfg, task, console)
+    most = full_marks(verifier) if cfg.right_at is None else cfg.right_at
     with VerifierPool(verifier, cfg.workers, cfg.timeout) as pool:
         with Progress("checked", 2 * len(prompts), console) as progress:
             checked = check_gold(
                 prompts,
                 pool.gold_text,
                 pool,
-                right_at=cfg.right_at,
+                right_at=1.0 if most is None else most,
                 seed=cfg.seed,
                 progress=progress,
             )

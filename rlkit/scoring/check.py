@@ -15,6 +15,7 @@ from typing import Any, Literal
 from rlkit.columns import QUESTION_NAMES, Columns, Row, choose_column, look_up
 from rlkit.errors import DataError
 from rlkit.reasons import reason_kind
+from rlkit.rewards.contract import ROUNDING
 from rlkit.rows import SAMPLE_ROWS
 from rlkit.score_config import CheckConfig
 from rlkit.sources import RawRow
@@ -132,7 +133,7 @@ def check_gold(
 
 
 def _right(score: Score, right_at: float) -> bool:
-    return score.value is not None and score.value >= right_at
+    return score.value is not None and score.value >= right_at - ROUNDING
 
 
 def _others(texts: Sequence[str], seed: int) -> list[tuple[int, int]]:

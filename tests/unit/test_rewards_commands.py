@@ -96,6 +96,20 @@ def test_two_words_for_one_answer_are_suspicious(folder: Path, capsys: pytest.Ca
     }
 
 
+@pytest.mark.parametrize(
+    "reward",
+    [
+        "0.5*math",  # 0.5 is all there is
+        "0.7*math+0.2*format+0.1*length(limit=200)",  # 1.0 but for rounding: 0.7 + 0.2 + 0.1 is 0.9999999999999999
+        "math+2*format",  # 2.0 for the wrong answer in a box, 3.0 for the right one
+    ],
+)
+def test_right_is_what_is_worth_the_most(reward: str, folder: Path, capsys: pytest.CaptureFixture[str]):
+    write("rows.jsonl", [{"id": "a", "answer": "3"}, {"id": "b", "answer": "4"}])
+    told = check(capsys, 0, reward, "--data", "rows.jsonl")
+    assert (told["right"], told["fails"], told["suspicious"]) == (2, 0, 0)
+
+
 def test_a_gold_answer_that_only_its_own_words_match_is_found(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ):
