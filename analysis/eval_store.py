@@ -102,14 +102,6 @@ class EvalStore:
                 "from here"
             ) from error
 
-    def write_file(self, name: str, text: str) -> Path:
-        path = self.folder / name
-        try:
-            _write(path, text)
-        except OSError as error:
-            raise RunError(f"{path}: cannot be written ({error.strerror or error})") from error
-        return path
-
     def close(self) -> None:
         self._lock.release()
 

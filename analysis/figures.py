@@ -47,7 +47,7 @@ def require_place(path: Path) -> None:
 def write(figure: Any, path: Path) -> None:
     """One file that holds everything, plotly's script too."""
     try:
-        figure.write_html(path, include_plotlyjs=True)
+        figure.write_html(path, include_plotlyjs=True, config={"displaylogo": False, "responsive": True})
     except OSError as error:
         raise RunError(
             f"{path}: cannot be written ({error.strerror or error}); choose another file"
