@@ -36,16 +36,16 @@ from .symbolic import MathVerifier
 
 VERIFIERS: Mapping[str, type[Any]] = {
     "math": MathVerifier,
-    "exact": ExactVerifier,
     "choice": ChoiceVerifier,
+    "code": CodeVerifier,
+    "exact": ExactVerifier,
     "numeric": NumericVerifier,
     "regex": RegexVerifier,
     "json": JsonVerifier,
-    "steps": StepsVerifier,
     "http": HttpVerifier,
     "judge": JudgeVerifier,
+    "steps": StepsVerifier,
     "format": FormatVerifier,
-    "code": CodeVerifier,
     "length": LengthVerifier,
     "repetition": RepetitionVerifier,
 }

@@ -8,7 +8,7 @@ from .findings import MEMORY, Check, History, Seen, check
     "hint",
     when="the probability of the styles that paid at first has fallen from its peak (docs/tracking.md; only where a task has styles)",
     cause="they have taken what they could, and answers that were hardly tried begin to take from them (docs/dynamics.md 2)",
-    remedy="going on, if pass@k at a large k matters (`rlkit eval --k`); --algo w_reinforce --schedule stage reacts to it by itself",
+    remedy="going on, if pass@k at a large k matters (`rlkit eval --k 64`); --algo w_reinforce --schedule stage reacts to it by itself",
 )
 def exploitation_ended(h: History) -> Seen | None:
     stage, turn, low, high = (

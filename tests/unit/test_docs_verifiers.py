@@ -15,6 +15,7 @@ import pytest
 
 from rlkit.rewards import VerifierPool, judge, make_verifier
 from rlkit.rewards.contract import has_batch, judge_batch
+from rlkit.rewards.spec import VERIFIERS
 from rlkit.types import Prompt
 
 PAGE = (Path(__file__).parents[2] / "docs" / "verifiers.md").read_text()
@@ -108,3 +109,13 @@ def test_the_batch_example_asks_its_database_once(folder: Path) -> None:
     assert [score.value for score in scores] == [1.0, pytest.approx(2 / 3), None]
     assert scores[1].reason == "unknown: sixx"
     assert judge(verify, QUESTION, "six six").value == 1.0
+
+
+def test_the_table_of_kinds_is_what_rlkit_rewards_lists() -> None:
+    table = PAGE[: PAGE.index("## ")]
+    named = [
+        name
+        for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+        for name in re.findall(r"`(\w+)[(`]", row)
+    ]
+    assert named == [*VERIFIERS, "auto"]
