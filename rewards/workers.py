@@ -28,6 +28,7 @@ from rlkit.types import AnyVerifier, Prompt, Score
 
 from . import keeper
 from .contract import (
+    WHOLE_STEP,
     batch_size,
     concurrency,
     describe,
@@ -47,6 +48,8 @@ MEMORY_LIMIT = 2 << 30
 """Bytes that judging may take. sympy stays under a tenth of it."""
 RECYCLE_AFTER = 10_000
 """Answers to one process: a verifier that leaks 10 kB with each has then lost 100 MB."""
+_COMPARED_AHEAD = 4096
+"""Answers that are judged together, at least, by what compares them."""
 _WINDOW_CHARACTERS = 1 << 26
 """Of the answers that `stream` holds at once, at most."""
 _WAKE_SECONDS = 0.5
@@ -166,8 +169,13 @@ class VerifierPool:
     def stream(self, items: Iterable[tuple[Prompt, str]], ahead: int | None = None) -> Iterator[Score]:
         """The Score of each answer, in order, while `items` is read no further than `ahead` answers before the one given out.
 
-        ahead: None is enough that one answer that hangs keeps no process idle, and 64 Mi characters at most
+        ahead: None is enough that one answer that hangs keeps no process idle, and 64 Mi characters at most. Where answers to
+            a prompt are compared, those that follow each other stay together, however many there are
         """
+        if batch_size(self._verifier) >= WHOLE_STEP:
+            for some in _whole_prompts(items, ahead or _COMPARED_AHEAD):
+                yield from self.score(some)
+            return
         early: dict[int, Score] = {}
         following = 0
         for index, score in self._verdicts(items, ahead=ahead or self._ahead, characters=_WINDOW_CHARACTERS):
@@ -232,6 +240,18 @@ class VerifierPool:
         if self._crew is not None:
             self._crew.forget()
             self._crew = None
+
+
+def _whole_prompts(items: Iterable[tuple[Prompt, str]], least: int) -> Iterator[list[tuple[Prompt, str]]]:
+    """The items in lists of at least so many, none of which ends between two answers to one prompt."""
+    some: list[tuple[Prompt, str]] = []
+    for prompt, text in items:
+        if len(some) >= least and prompt.id != some[-1][0].id:
+            yield some
+            some = []
+        some.append((prompt, text))
+    if some:
+        yield some
 
 
 def _heard(call: Call) -> Verdicts:

@@ -433,3 +433,15 @@ def test_300_items_with_hangs_and_deaths_among_them_are_all_counted(hostile: str
         scores = score(pool, *texts)
     assert [s.outcome == "error" for s in scores] == [text != "a" for text in texts]
     assert (pool.timeouts, pool.crashes, pool.errors) == (3, 3, 3)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stream_tears_no_group_of_answers_that_are_compared(workers: int, tmp_path: Path) -> None:
+    file = tmp_path / f"group_size_{workers}.py"
+    file.write_text(
+        "def size(completions, answers):\n    return [float(len(completions)) for _ in answers]\n"
+    )
+    verifier = make_verifier(f"{file}:size(style=verifiers)")
+    answers = [(Prompt(id=f"p{i // 5}", token_ids=[], reference="1"), "x") for i in range(40)]
+    with VerifierPool(verifier, workers, timeout=30.0) as pool:
+        assert [score.value for score in pool.stream(iter(answers), ahead=8)] == [5.0] * 40
