@@ -27,9 +27,11 @@ REWARD = """
 import time
 from pathlib import Path
 
+HERE = Path(__file__).parent  # a verifier judges in a folder of its own
+
 def score(prompt, text):
-    if Path("hold").exists() and not text.startswith("\\\\boxed"):
-        Path("held").touch()
+    if (HERE / "hold").exists() and not text.startswith("\\\\boxed"):
+        (HERE / "held").touch()
         time.sleep(600)
     return 1.0
 """
