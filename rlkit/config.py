@@ -299,7 +299,7 @@ class TrackConfig:
     """Where probability goes: looks at whole distributions before and after an update (docs/tracking.md). It changes no number of the run."""
 
     every: int = 5
-    """Steps between looks, besides the first and the last step; 0: never."""
+    """Steps between looks, besides the first step; 0: never."""
     share: float = 0.06
     """Share of a step's prompts whose answers are looked at; at least one prompt."""
     all: bool = False

@@ -56,7 +56,7 @@ class Tracker(Protocol):
 
     @property
     def due(self) -> bool: ...
-    def begin(self, step: int, groups: Sequence[Group], last: bool) -> None: ...
+    def begin(self, step: int, groups: Sequence[Group]) -> None: ...
     def before(self, credits: Sequence[Credit]) -> None: ...
     def after(self, own: Own, credits: Sequence[Credit]) -> dict[str, float]: ...
 
@@ -114,7 +114,7 @@ def train(
             version, ask = learner.updates, _Counted(sampler)
             drawn = _sample(cfg, step, data, ask, judge, algo, clock)
             with clock("track"):
-                tracker.begin(step, drawn.groups, step == cfg.steps)
+                tracker.begin(step, drawn.groups)
             sampler.rest()
             with clock("credit"):
                 credits = algo.credit(drawn.kept, learner.logprobs(algo.rescore(drawn.kept)))

@@ -9,7 +9,7 @@ FLAGS = [
     Bad(
         "unknown command",
         "rlkit trian",
-        "command 'trian' is not known; did you mean 'train'? Known: algos, doctor, eval, sft, simulate, tasks, train; see `rlkit --help`",
+        "command 'trian' is not known; did you mean 'train'? Known: algos, doctor, eval, rewards, score, sft, simulate, tasks, train; see `rlkit --help`",
     ),
     Bad(
         "unknown flag",

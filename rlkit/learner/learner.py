@@ -262,7 +262,7 @@ class Learner:
         ]
 
     def _accumulate(
-        self, batch: Batch, seen: "_First", loss: Loss, kept: dict[int, tuple[Floats, Floats]] | None
+        self, batch: Batch, seen: "_First", loss: Loss, kept: dict[int, tuple[Floats, Floats]] | None = None
     ) -> tuple[float, Metrics]:
         """Forward and backward of one micro-batch: its part of the loss, and its tallies. `kept` is filled."""
         # First, because nothing is held for its backward; and on every rank, since a sharded model is read together.

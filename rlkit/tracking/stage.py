@@ -23,7 +23,7 @@ class StageSoFar:
     `mass/optimal`, whose roles are read anew in every step.
 
     styles: names of the task's styles
-    every: steps between the points of the series; the first and the last step are looked at besides, and would make it uneven
+    every: steps between the points of the series; the first step is looked at besides, and would make it uneven
     past: the records of a run that goes on
     """
 

@@ -101,11 +101,14 @@ class Tracker:
         """Whether the step that has begun is tracked."""
         return self._now is not None
 
-    def begin(self, step: int, groups: Sequence[Group], last: bool) -> None:
-        """Choose what to look at. The sampler still has its weights; `last`: no step follows."""
+    def begin(self, step: int, groups: Sequence[Group]) -> None:
+        """Choose what to look at. The sampler still has its weights.
+
+        The last step is not special: a run that ends here may be resumed, and would differ from one that never stopped.
+        """
         self._now = None
         every = self.cfg.every
-        if not groups or not (self.cfg.all or (every and (step % every == 0 or step == 1 or last))):
+        if not groups or not (self.cfg.all or (every and (step % every == 0 or step == 1))):
             return
         if step == 1 and self.cfg.probe:
             self._choose_probe(groups)

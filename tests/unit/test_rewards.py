@@ -234,9 +234,6 @@ class Needs:
 half = Half()
 number = 3
 
-def trl_style(completions, **kwargs):
-    return [1.0]
-
 async def later(prompt, text):
     return 1.0
 """
@@ -287,7 +284,6 @@ def test_users_functions_classes_and_instances_become_verifiers(user: str) -> No
         ("nowhere.py:f", "no file nowhere.py"),
         ("{user}:Needs", "making it without arguments failed"),
         ("{user}:number", "3 cannot be called"),
-        ("{user}:trl_style", "expected to be called with (prompt, text)"),
         ("{user}:lenght", "did you mean 'length'?"),
     ],
 )
