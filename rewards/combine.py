@@ -60,8 +60,8 @@ class _Sum:
         return min((size for size in sizes if size > 1), default=1)
 
     def gold_text(self, prompt: Prompt) -> str | None:
-        """As the first term reads it that counts and has a way of its own."""
-        for _, weight, verifier in self.terms:
+        """As the weightiest term reads it that has a way of its own."""
+        for _, weight, verifier in sorted(self.terms, key=lambda term: -abs(term[1])):
             if weight != 0 and knows_gold(verifier) and (text := gold_text(verifier, prompt)) is not None:
                 return text
         return boxed_gold(prompt)
