@@ -197,6 +197,9 @@ def opened(group: bool = False) -> Iterator[Ranks]:
         if not group:
             yield ALONE
             return
+        if dist.is_initialized():  # a notebook's, or one that an engine left in this process
+            yield ALONE
+            return
         dist.init_process_group(_backend(), store=HashStore(), rank=0, world_size=1)
         try:
             yield ALONE

@@ -16,6 +16,7 @@ from rlkit.analysis.store import read_metrics
 from rlkit.cli import main
 from tests.bad_inputs import SMALL, STOPS
 from tests.models import save_tiny_model
+from tests.processes import require_gone
 
 ROOT = Path(__file__).parents[2]
 RUN = [*SMALL.split(), "--steps", "100000", "--no-rollouts"]
@@ -93,13 +94,6 @@ class Running:
 
 def said(line: str, what: str) -> bool:
     return re.fullmatch("rlkit: " + re.escape(SENTENCES[what]).replace(r"\.\.\.", ".*"), line) is not None
-
-
-def require_gone(processes: list[int]) -> None:
-    until = time.monotonic() + 10
-    while alive := [p for p in processes if Path(f"/proc/{p}").exists()]:
-        assert time.monotonic() < until, f"left behind: {alive}"
-        time.sleep(0.05)
 
 
 def last_step(run: Path) -> int:

@@ -190,6 +190,13 @@ def divided(worked: Path) -> list[Any]:
     return [torch.load(worked / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
+def test_a_process_group_that_is_there_already_is_used_and_left() -> None:
+    with opened(group=True):
+        with opened(group=True) as ranks:
+            assert ranks is ALONE
+        assert torch.distributed.is_initialized()
+
+
 @pytest.mark.parametrize("lora_rank", [0, 4])
 def test_loss_gradient_and_weights_do_not_depend_on_ranks_micro_batches_or_layout(
     lora_rank: int, divided: list[Any]

@@ -13,6 +13,7 @@ import pytest
 
 from rlkit.cli import main
 from rlkit.scoring import judging
+from tests.processes import require_gone
 from tests.scoring import REWARDS, lengths, read, score, work_in, write
 
 ROOT = Path(__file__).parents[2]
@@ -56,13 +57,6 @@ def kept(partial: Path) -> int:
     path = partial / "progress.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return int(json.loads(lines[-1])[0]) if lines and lines[-1].endswith("]") else 0
-
-
-def require_gone(processes: list[int]) -> None:
-    until = time.monotonic() + 10
-    while alive := [p for p in processes if Path(f"/proc/{p}").exists()]:
-        assert time.monotonic() < until, f"left behind: {alive}"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("out", ["o.jsonl", pytest.param("o.parquet", marks=pytest.mark.slow)])

@@ -1,0 +1,22 @@
+"""Whether processes that somebody else started have ended."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def require_gone(processes: Sequence[int], patience: float = 20.0) -> None:
+    """Fails when one of them still runs after `patience` seconds. One that only waits to be reaped has ended: by whom and when
+    an orphan is reaped is the machine's affair."""
+    until = time.monotonic() + patience
+    while alive := [p for p in processes if _runs(p)]:
+        assert time.monotonic() < until, f"left behind: {alive}"
+        time.sleep(0.05)
+
+
+def _runs(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
