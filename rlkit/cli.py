@@ -1,4 +1,4 @@
-"""rlkit train | eval | score | rewards | sft | doctor | simulate | tasks | algos: arguments -> config -> one call.
+"""rlkit train | eval | score | rewards | sft | serve | doctor | simulate | tasks | algos: arguments -> config -> one call.
 
 Every field of a config is a flag: `--learner.learning-rate 1e-4`. Two shorthands, also in TOML: the name of a room alone
 (`--algo skpo` is `--algo.name skpo`), and a setting that only one room has (`--learning-rate 1e-4`).
@@ -23,7 +23,9 @@ from rlkit import __version__
 from rlkit.config import EvalConfig, SftConfig, TrainConfig
 from rlkit.errors import DISK_FULL_ERRORS, ConfigError, RlkitError, RunError, unknown_name
 from rlkit.flags import POSITIONAL, asks_help, checked, expand, flag_types, split_words
+from rlkit.sampler_config import PLACES
 from rlkit.score_config import CheckConfig, ScoreConfig
+from rlkit.serve_config import ServeConfig
 from rlkit.simulate_config import SimulateConfig
 from rlkit.toml import load_toml, to_flags
 
@@ -36,6 +38,7 @@ COMMANDS = {
     "score": "score completions in a file with any --reward",
     "rewards": "list the verifiers, explain one, check one on a data set's gold answers",
     "sft": "warm-start a model on demonstrations",
+    "serve": "start vLLM servers that `train --sampler vllm-server` uses",
     "doctor": "say in words what is wrong with a run",
     "simulate": "watch an algorithm move the probability of a few actions",
     "tasks": "list the procedural tasks",
@@ -79,6 +82,21 @@ class SftArgs:
     __doc__ = f"Warm-start a model by imitating demonstrations.\n\n{SHORT}"
 
     cfg: Annotated[SftConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=SftConfig)
+    config: Path | None = None
+    """A TOML file with settings; flags overrule it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeArgs:
+    """Start vLLM servers for `rlkit train --sampler vllm-server --sampler.urls ...`, and start again those that end.
+
+    $ rlkit serve --model Qwen2.5-Math-7B --replicas 4 --gpus 4,5,6,7
+    $ rlkit serve --model Qwen2.5-Math-7B --host 10.0.0.7 --announce /shared/servers.jsonl
+
+    They listen on loopback and ask for a key on every path, since their routes can replace weights and run code. docs/scaling.md.
+    """
+
+    cfg: Annotated[ServeConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=ServeConfig)
     config: Path | None = None
     """A TOML file with settings; flags overrule it."""
 
@@ -256,6 +274,10 @@ def _dispatch(args: list[str]) -> int:
         from rlkit.commands.sft import sft
 
         return sft(parse(SftArgs, SftConfig(), rest, "rlkit sft").cfg, _console())
+    if command == "serve":
+        from rlkit.commands.serve import serve
+
+        return serve(parse(ServeArgs, ServeConfig(), rest, "rlkit serve").cfg, _console())
     if command == "doctor":
         return _doctor(rest)
     if command == "simulate":
@@ -423,6 +445,7 @@ def _value_of(flag: str, args: Sequence[str]) -> str | None:
 
 MAY_CHANGE = ("steps", "token_budget", "log", "output_dir")
 """What a resumed run may do differently without being another run."""
+_PLACES = {f"sampler.{name}" for name in PLACES}
 
 
 def _require_same(before: TrainConfig, after: TrainConfig) -> None:
@@ -430,7 +453,7 @@ def _require_same(before: TrainConfig, after: TrainConfig) -> None:
     changed = [
         f"{name} = {new.get(name)!r} (it was {old.get(name)!r})"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name.partition(".")[0] not in MAY_CHANGE
+        if old.get(name) != new.get(name) and name.partition(".")[0] not in MAY_CHANGE and name not in _PLACES
     ]
     if changed:
         raise ConfigError(

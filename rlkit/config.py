@@ -11,7 +11,8 @@ from typing import Literal
 
 from rlkit.algo_config import AlgoConfig
 from rlkit.algo_presets import GrpoConfig
-from rlkit.errors import ConfigError, require
+from rlkit.errors import require
+from rlkit.sampler_config import SamplerConfig as SamplerConfig  # a room of the configs below
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,56 +106,6 @@ class RewardConfig:
             self.max_error_share,
             "a share in [0, 1]",
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplerConfig:
-    """Who writes the rollouts."""
-
-    name: Literal["auto", "vllm", "hf"] = "auto"
-    """`vllm`: vLLM in this process; `hf`: transformers, slow and plain; auto: vllm when it is installed."""
-    temperature: float = 1.0
-    """Divides the logits, for the sampler and for the learner alike. 0, greedy: evaluation only."""
-    top_p: float = 1.0
-    """Evaluation only: training refuses anything but 1.0, since the learner has no counterpart."""
-    top_k: int = 0
-    """Evaluation only: training refuses anything but 0 (no limit)."""
-    min_p: float = 0.0
-    """Evaluation only: training refuses anything but 0."""
-    max_num_seqs: int = 256
-    """Sequences written at once."""
-    gpu_memory_utilization: float = 0.45
-    """Share of the GPU's memory that vLLM takes (GPU only)."""
-    kv_cache_memory: int = 256
-    """MiB for vLLM's key-value cache (CPU only)."""
-
-    def __post_init__(self) -> None:
-        require(self.temperature >= 0, "sampler.temperature", self.temperature, "0 (greedy) or more")
-        require(0 < self.top_p <= 1, "sampler.top_p", self.top_p, "0 < top_p <= 1")
-        require(self.top_k >= 0, "sampler.top_k", self.top_k, "0 (no limit) or more")
-        require(0 <= self.min_p <= 1, "sampler.min_p", self.min_p, "0 <= min_p <= 1")
-        require(self.max_num_seqs > 0, "sampler.max_num_seqs", self.max_num_seqs, "at least 1")
-        share = self.gpu_memory_utilization
-        require(0 < share < 1, "sampler.gpu_memory_utilization", share, "a share between 0 and 1")
-        require(
-            self.kv_cache_memory > 0,
-            "sampler.kv_cache_memory",
-            self.kv_cache_memory,
-            "a positive number of MiB",
-        )
-
-    def require_untruncated(self) -> None:
-        """Raise ConfigError for settings that the learner's log-probs cannot follow (training only)."""
-        for name, value, neutral in (
-            ("top_p", self.top_p, 1.0),
-            ("top_k", self.top_k, 0),
-            ("min_p", self.min_p, 0.0),
-        ):
-            if value != neutral:
-                raise ConfigError(
-                    f"sampler.{name} = {value} in training: the sampler would draw from a truncated distribution while the "
-                    f"learner scores the whole one, and every ratio would be biased. Leave it at {neutral} (rlkit eval allows it)"
-                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

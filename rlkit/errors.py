@@ -1,4 +1,4 @@
-"""What rlkit raises when the fault is not its own: one base class, six children, one sentence each.
+"""What rlkit raises when the fault is not its own: one base class and its children, one sentence each.
 
 The command line prints an `RlkitError` as one sentence and exits with its `exit_code`; any other exception is a
 defect of rlkit and keeps its traceback.
@@ -34,6 +34,10 @@ class RolloutError(RlkitError):
     """A sampler or a verifier that broke its contract, or failed more often than allowed."""
 
     exit_code = 3
+
+
+class SamplerGone(RolloutError):
+    """Nobody is left who could write; the learner itself is whole, so its last step can be kept."""
 
 
 class RunError(RlkitError):

@@ -19,6 +19,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +29,7 @@ from rlkit.algos.base import Algorithm
 from rlkit.algos.ops import seed_of
 from rlkit.checkpoint import Position
 from rlkit.config import TrainConfig
+from rlkit.errors import SamplerGone
 from rlkit.learner import Learner
 from rlkit.learner.look import Own
 from rlkit.rollout_metrics import rollout_metrics
@@ -110,9 +112,16 @@ def train(
 
     with _ctrl_c(view) as asked_to_stop:
         while step < cfg.steps and (cfg.token_budget is None or sampled < cfg.token_budget):
+            kept = deepcopy(here())
             step, clock = step + 1, _Clock(view)
             version, ask = learner.updates, _Counted(sampler)
-            drawn = _sample(cfg, step, data, ask, judge, algo, clock)
+            try:
+                drawn = _sample(cfg, step, data, ask, judge, algo, clock)
+            except SamplerGone:
+                if kept.step > 0:  # the learner is as the last step left it
+                    checkpoint.save(store.checkpoints, learner, tokenizer, kept, cfg.log.save_total_limit)
+                    learner.ranks.wait()
+                raise
             with clock("track"):
                 tracker.begin(step, drawn.groups)
             sampler.rest()
@@ -135,6 +144,7 @@ def train(
                 **judge.metrics(),
                 **algo.metrics(),
                 **moved,
+                **sampler.metrics(),
                 "num_tokens": float(sampled),
                 "trained_tokens": float(report.trained_tokens),
                 "read_tokens": float(report.read_tokens),

@@ -9,11 +9,11 @@ import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from rlkit.config import TrainConfig
 from rlkit.machine import GIB, Machine
 from rlkit.models import ModelPlace, ModelShape
+from rlkit.sampler_config import KnownSampler
 
 COPY = "learner: copy"
 """Row of the weights that are merged with adapters or gathered from ranks: there while the sampler loads them, not during the step."""
@@ -167,15 +167,19 @@ def memory_needs(cfg: TrainConfig, shape: ModelShape, machine: Machine, ranks: i
         needs.append(
             Need(what="hf: KV cache", gib=cache, why=f"{rows} sequences x {length:,} tokens, at most")
         )
+    elif _sampler(cfg) in ("vllm-server", "ray") and (on_gpu or cfg.sampler.urls):
+        pass  # servers have devices of their own
     elif on_gpu:
         share = cfg.sampler.gpu_memory_utilization
         room = share * machine.memory_gib
         why = f"gpu_memory_utilization {share:g}: {dtype} weights {copy:.1f} + KV cache of {_kv_words(shape, size, room - copy, length)}"
         needs.append(Need(what="vllm: its share", gib=room, why=why))
     else:
-        room = cfg.sampler.kv_cache_memory / 1024
-        needs.append(Need(what="vllm: weights", gib=copy, why=dtype))
-        needs.append(Need(what="vllm: KV cache", gib=room, why=_kv_words(shape, size, room, length)))
+        room, many = cfg.sampler.kv_cache_memory / 1024, cfg.sampler.replicas
+        times = f"{many} servers, each: " if many > 1 else ""
+        words = _kv_words(shape, size, room, length)
+        needs.append(Need(what="vllm: weights", gib=many * copy, why=f"{times}{dtype}"))
+        needs.append(Need(what="vllm: KV cache", gib=many * room, why=f"{times}{words}"))
     return needs
 
 
@@ -237,7 +241,7 @@ def _half(cfg: TrainConfig, machine: Machine) -> bool:
     return cfg.model.dtype == "bfloat16" or (cfg.model.dtype == "auto" and machine.device == "cuda")
 
 
-def _sampler(cfg: TrainConfig) -> Literal["vllm", "hf"]:
+def _sampler(cfg: TrainConfig) -> KnownSampler:
     if cfg.sampler.name != "auto":
         return cfg.sampler.name
     return "vllm" if importlib.util.find_spec("vllm") else "hf"
@@ -257,9 +261,9 @@ def memory_warnings(
     length = cfg.max_prompt_length + completion_length(cfg)
     half = _half(cfg, machine)
     size = 2 if half else 4
-    if _sampler(cfg) == "vllm":
+    if "vllm: KV cache" in by_name or "vllm: its share" in by_name:
         one = kv_cache_gib(shape, size, 1, length)
-        if machine.device == "cpu" and by_name["vllm: KV cache"] < one:
+        if machine.device == "cpu" and cfg.sampler.kv_cache_memory / 1024 < one:
             need = math.ceil(one * 1024)
             warnings.append(
                 f"vLLM: its cache of {cfg.sampler.kv_cache_memory} MiB cannot hold one sequence of {length:,} tokens; "

@@ -1,6 +1,6 @@
 """Several processes as one run. Every rank runs the same loop on the same numbers; what costs is divided:
 
-    sampler     whole requests, in order: a rank writes its share, and all get all rollouts
+    sampler     whole requests, in order: a rank writes its share, and all get all rollouts (servers are rank 0's to ask)
     verifier    the answers to whole prompts, since some verifiers compare them
     learner     micro-batches (rlkit.batch); DDP or FSDP2 averages the gradients (rlkit.learner.shard)
     disk, screen   rank 0 alone
@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -33,7 +33,7 @@ from torch._C._distributed_c10d import (
 )  # torch.distributed re-exports them, but not to mypy
 from torch.distributed.rendezvous import rendezvous
 
-from rlkit.errors import RlkitError, RunError
+from rlkit.errors import RlkitError, RunError, SamplerGone
 from rlkit.printable import printable
 from rlkit.types import Credit, Group, Prompt, Request, Rollout, Sampler, Score
 
@@ -132,8 +132,58 @@ class SharedSampler:
     def forget(self) -> None:
         self.sampler.forget()
 
+    def metrics(self) -> Mapping[str, float]:
+        return self.sampler.metrics()
+
     def close(self) -> None:
         self.sampler.close()
+
+
+class OneSampler:
+    """A sampler on rank 0 alone (None on the others), with processes of its own: it writes everything, and all get all rollouts."""
+
+    def __init__(self, sampler: Sampler | None, ranks: Ranks) -> None:
+        self.sampler, self.ranks = sampler, ranks
+
+    def sample(self, requests: Sequence[Request]) -> list[list[Rollout]]:
+        return self._everywhere(lambda sampler: sampler.sample(requests))
+
+    def load(self, weights: Mapping[str, Any], version: int) -> None:
+        self._everywhere(lambda sampler: sampler.load(weights, version))
+
+    def rest(self) -> None:
+        self._everywhere(lambda sampler: sampler.rest())
+
+    def forget(self) -> None:
+        self._everywhere(lambda sampler: sampler.forget())
+
+    def metrics(self) -> Mapping[str, float]:
+        return self._everywhere(lambda sampler: sampler.metrics())
+
+    def close(self) -> None:
+        if self.sampler is not None:
+            self.sampler.close()
+
+    def _everywhere(self, work: Callable[[Sampler], T]) -> T:
+        """What `work` gives on rank 0, on every rank. A sampler that is gone is gone on every rank, so that all save together."""
+        if self.ranks.world == 1 and self.sampler is not None:
+            return work(self.sampler)
+        failure: Exception | None = None
+        result: Any = None
+        if self.sampler is not None:
+            try:
+                result = work(self.sampler)
+            except Exception as error:  # told to the others first, who wait for it
+                failure = error
+        gone = str(failure) if isinstance(failure, SamplerGone) else None
+        result, failed, gone = self.ranks.first((result, failure is not None, gone))
+        if gone is not None:
+            raise SamplerGone(gone)
+        if failure is not None:
+            raise failure
+        if failed:
+            raise _Elsewhere
+        return cast("T", result)
 
 
 class SharedScorer:

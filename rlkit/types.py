@@ -218,6 +218,10 @@ class Sampler(Protocol):
         """Drop what earlier requests left behind (cached prompts), so that the next call depends on its own requests alone."""
         ...
 
+    def metrics(self) -> Mapping[str, float]:
+        """What there is to tell since the last call, as `sampler/...`; empty where nothing can go wrong by itself."""
+        ...
+
     def close(self) -> None: ...
 
 

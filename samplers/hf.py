@@ -99,6 +99,10 @@ class HfSampler:
     def forget(self) -> None:
         """Nothing is remembered between calls."""
 
+    def metrics(self) -> Mapping[str, float]:
+        """Nothing to tell."""
+        return {}
+
     def close(self) -> None:
         """Free the model."""
         self._model = None

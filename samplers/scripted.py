@@ -68,6 +68,10 @@ class ScriptedSampler:
     def forget(self) -> None:
         """Nothing is remembered between calls."""
 
+    def metrics(self) -> Mapping[str, float]:
+        """Nothing to tell."""
+        return {}
+
     def close(self) -> None:
         """Nothing is held."""
 

@@ -117,7 +117,7 @@ class VllmSampler:
             import vllm
 
             if not self._on_gpu:
-                _compile_nothing()
+                compile_nothing()
             self._engine = vllm.LLM(
                 model=str(model),
                 revision=revision,
@@ -189,6 +189,10 @@ class VllmSampler:
         with self._critical("its prefix cache was being reset"), _guest():
             if not engine.reset_prefix_cache():
                 raise RolloutError("vLLM did not reset its prefix cache")
+
+    def metrics(self) -> Mapping[str, float]:
+        """Nothing to tell."""
+        return {}
 
     def close(self) -> None:
         """Free the engine; another one may be started in this process, before or after."""
@@ -266,7 +270,7 @@ def _shut_down(engine: "LLM", learner_is_distributed: bool) -> None:
     gc.unfreeze()  # vLLM froze what it allocated at its start
 
 
-def _compile_nothing() -> None:
+def compile_nothing() -> None:
     """Let vLLM's CPU sampler count ranks without torch.compile, which needs a C++ compiler on the user's machine."""
     from vllm.v1.sample import sampler
 

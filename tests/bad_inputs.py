@@ -4,12 +4,13 @@ python -m tests.bad_inputs > docs/errors.md
 """
 
 from tests.bad_files import SMALL, Bad
+from tests.bad_servers import SERVERS
 
 FLAGS = [
     Bad(
         "unknown command",
         "rlkit trian",
-        "command 'trian' is not known; did you mean 'train'? Known: algos, doctor, eval, rewards, score, sft, simulate, tasks, train; see `rlkit --help`",
+        "command 'trian' is not known; did you mean 'train'? Known: algos, doctor, eval, rewards, score, serve, sft, simulate, tasks, train; see `rlkit --help`",
     ),
     Bad(
         "unknown flag",
@@ -34,7 +35,7 @@ FLAGS = [
     Bad(
         "value that is no choice",
         "rlkit train --sampler vlm",
-        "train: --sampler.name 'vlm': expected one of auto, vllm, hf",
+        "train: --sampler.name 'vlm': expected one of auto, vllm, vllm-server, ray, hf",
     ),
     Bad("no value", "rlkit train --steps --seed 1", "train: --steps has no value; expected a whole number"),
     Bad(
@@ -533,6 +534,7 @@ TABLE = {
     "Simulation": SIMULATED,
     "rlkit score": SCORES,
     "rlkit rewards": REWARDS,
+    "Servers": SERVERS,
 }
 STOPS = [
     Bad(

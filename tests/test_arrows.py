@@ -20,6 +20,7 @@ FLOORS: dict[int, set[str]] = {
     1: {
         *("__init__", "types", "errors", "config", "algo_config", "algo_own", "algo_presets"),
         *("userload", "toml", "flags", "boxed", "simulate_config", "score_config", "reasons"),
+        *("sampler_config", "serve_config"),
     },
     2: {
         *("rewards", "samplers", "analysis", "algos", "learner", "tasks"),
@@ -51,6 +52,7 @@ ONLY_IN = {
     "latex2sympy2_extended": ["rewards/symbolic.py"],
     "trl": ["rlkit/sft.py"],
     "triton": ["rlkit/learner/logprobs_triton.py"],
+    "ray": ["samplers/ray_*.py"],
 }
 """What changes under us changes one file."""
 NEVER_IN = {"rewards": {"torch", "transformers", "accelerate", "vllm"}}

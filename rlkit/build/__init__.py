@@ -16,7 +16,7 @@ from .policy import (
 )
 from .prompts import file_examples, held_out_prompts, load_training_rows, make_data, make_task
 from .quiet import quiet_transformers
-from .samplers import SLACK_TOKENS, make_sampler, sampler_name
+from .samplers import SLACK_TOKENS, is_fleet, make_sampler, sampler_name, server_spec, share_sampler
 from .watching import make_tracker, style_tokens
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "find_tokenizer",
     "held_out_prompts",
     "imitate",
+    "is_fleet",
     "learning_rates",
     "load_model",
     "load_training_rows",
@@ -41,6 +42,8 @@ __all__ = [
     "model_folder",
     "quiet_transformers",
     "sampler_name",
+    "server_spec",
+    "share_sampler",
     "step_ends",
     "style_tokens",
     "tiny_folder",

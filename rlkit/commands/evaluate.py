@@ -8,6 +8,7 @@ eval_report    from the folder's answers alone: table, JSON, page
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +105,6 @@ def _answer(
     from rlkit.analysis.eval_store import EvalStore
     from rlkit.analysis.store import encodable
     from rlkit.evaluate import answer_all, missing, plan
-    from rlkit.ranks import SharedSampler
 
     with ExitStack() as open_things:
         sampler: Sampler | None = None
@@ -121,7 +121,7 @@ def _answer(
                     continue
                 if sampler is None:
                     longest = max(s.exam.drawing.max_tokens for s in sittings)
-                    sampler = SharedSampler(_sampler(cfg, model, weights, longest, console), ranks)
+                    sampler = _sampler(cfg, model, weights, longest, console, ranks)
                     open_things.enter_context(closing(sampler))
                 judge, pool = build.make_judge(
                     exam.reward, build.make_verifier(exam.reward, exam.task), tokenizer, ranks
@@ -139,11 +139,22 @@ def _answer(
                     answer_all(sampler, judge, exam.prompts, exam.drawing, left, read, keep, ranks)
 
 
-def _sampler(cfg: EvalConfig, model: ModelConfig, weights: Path, longest: int, console: "Console") -> Sampler:
-    sampler_cfg = replace(cfg.sampler, name=build.sampler_name(cfg.sampler.name))
-    with console.status(f"starting the sampler ({sampler_cfg.name})"):
-        return build.make_sampler(
-            sampler_cfg, model, weights, max_tokens=cfg.max_prompt_length + longest, version=0
+def _sampler(
+    cfg: EvalConfig, model: ModelConfig, weights: Path, longest: int, console: "Console", ranks: "Ranks"
+) -> Sampler:
+    name = build.sampler_name(cfg.sampler.name)
+    with console.status(f"starting the sampler ({name})"):
+        return build.share_sampler(
+            name,
+            ranks,
+            lambda: build.make_sampler(
+                replace(cfg.sampler, name=name),
+                model,
+                weights,
+                max_tokens=cfg.max_prompt_length + longest,
+                version=0,
+                say=partial(console.print, soft_wrap=True, highlight=False, markup=False),
+            ),
         )
 
 

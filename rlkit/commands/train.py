@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlkit import build
 from rlkit.config import TrainConfig
-from rlkit.errors import DISK_FULL_ERRORS, ConfigError, Interrupted, ModelError, RunError
+from rlkit.errors import DISK_FULL_ERRORS, ConfigError, Interrupted, ModelError, RunError, SamplerGone
 from rlkit.printable import printable
 from rlkit.types import AnyVerifier, Prompt, Sampler, Task
 
@@ -165,6 +166,8 @@ def _train(cfg: TrainConfig, console: "Console", ranks: "Ranks", resume: Path | 
         outcome = run(ready, console, resume=resume, ranks=ranks)
     except KeyboardInterrupt as error:
         raise Interrupted(f"stopped at once by Ctrl-C; {_way_on(folder)}") from error
+    except SamplerGone as error:
+        raise SamplerGone(f"{error}; {_way_on(folder)}") from error
     except OSError as error:
         if error.errno not in DISK_FULL_ERRORS:
             raise
@@ -204,7 +207,7 @@ def run(
     from rlkit.checkpoint import Position
     from rlkit.doctor import Watch, setup_of
     from rlkit.learner import ADAPTER, REFERENCE, Learner
-    from rlkit.ranks import ALONE, Nowhere, SharedSampler
+    from rlkit.ranks import ALONE, Nowhere
     from rlkit.show import Terminal
     from rlkit.toml import to_toml
 
@@ -244,15 +247,20 @@ def run(
             moved = saved is not None and cfg.algo.sync_ref_model
             reference = build.load_model(saved / REFERENCE if saved and moved else folder, cfg.model)
         with console.status(f"starting the sampler ({cfg.sampler.name})"):
-            sampler = build.make_sampler(
-                cfg.sampler,
-                cfg.model,
-                weights,
-                max_tokens=cfg.max_prompt_length + longest,
-                version=start.updates,
+            sampler = build.share_sampler(
+                cfg.sampler.name,
+                ranks,
+                lambda: build.make_sampler(
+                    cfg.sampler,
+                    cfg.model,
+                    weights,
+                    max_tokens=cfg.max_prompt_length + longest,
+                    version=start.updates,
+                    base=folder,
+                    say=partial(console.print, soft_wrap=True, highlight=False, markup=False),
+                ),
             )
         open_things.enter_context(closing(sampler))
-        sampler = SharedSampler(sampler, ranks)
         learner = Learner(
             model,
             cfg.learner,
@@ -266,6 +274,7 @@ def run(
             adapter=saved / ADAPTER if saved and lora else None,
             seed=cfg.seed,
             ranks=ranks,
+            everywhere=not build.is_fleet(cfg.sampler.name),
         )
         if saved is not None:
             checkpoint.restore_optimizer(saved, learner, start.updates)

@@ -98,6 +98,7 @@ class Learner:
         adapter: Path | None = None,
         seed: int = 0,
         ranks: Ranks = ALONE,
+        everywhere: bool = True,
     ) -> None:
         from accelerate import PartialState
 
@@ -105,7 +106,7 @@ class Learner:
         self.learning_rate, self.temperature, self.num_iterations = learning_rate, temperature, num_iterations
         self.pad_id = pad_id
         self.updates = 0
-        self.ranks, self.autocast = ranks, autocast
+        self.ranks, self.autocast, self.everywhere = ranks, autocast, everywhere
         self.device: torch.device = PartialState().device
         module: Any
         for module in model.modules():
@@ -371,10 +372,11 @@ class Learner:
     def weights(self) -> dict[str, Tensor]:
         """Name -> tensor for a sampler, adapters merged; with tied embeddings `lm_head.weight` is there too (vLLM packs its own copy).
 
-        Every rank calls it, and gets all of them. Weights gathered or merged for this are in the sampler's type already.
+        Every rank calls it; each gets all of them, or only the first does and the others hold one at a time. Weights gathered or merged for this are in the sampler's type already.
         """
         copies = self.autocast and (self.cfg.lora_rank > 0 or self.cfg.shard != "none")
-        return {n: t.to(torch.bfloat16) if copies else t for n, t in self._whole_weights()}
+        kept = self.everywhere or self.ranks.main
+        return {n: t.to(torch.bfloat16) if copies else t for n, t in self._whole_weights() if kept}
 
     def _whole_weights(self) -> Iterator[tuple[str, Tensor]]:
         if self.cfg.lora_rank:

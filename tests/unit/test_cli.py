@@ -18,6 +18,7 @@ from rlkit.cli import (
     CheckArgs,
     EvalArgs,
     ScoreArgs,
+    ServeArgs,
     SftArgs,
     TrainArgs,
     _start,
@@ -28,6 +29,7 @@ from rlkit.config import EvalConfig, SftConfig, TrainConfig
 from rlkit.errors import ConfigError
 from rlkit.flags import flag_types
 from rlkit.score_config import CheckConfig, ScoreConfig
+from rlkit.serve_config import ServeConfig
 
 ROOT = Path(__file__).parents[2]
 FLAGS = Path(__file__).with_name("flags.txt")
@@ -59,6 +61,7 @@ def commands() -> dict[str, tuple[type[Any], Any]]:
     return found | {
         "eval": (EvalArgs, EvalConfig()),
         "sft": (SftArgs, SftConfig()),
+        "serve": (ServeArgs, ServeConfig()),
         "score": (ScoreArgs, ScoreConfig()),
         "rewards check": (CheckArgs, CheckConfig()),
     }

@@ -14,6 +14,7 @@ from rlkit.algo_config import AlgoConfig, FamilyConfig
 from rlkit.algo_presets import ALGO_CONFIGS
 from rlkit.config import EvalConfig, SftConfig, TrainConfig
 from rlkit.errors import RlkitError
+from rlkit.serve_config import ServeConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md", "CHANGELOG.md")]
@@ -24,7 +25,7 @@ RUN_TOML = "steps = 3\nalgo = 'skpo'\n[model]\nname = 'tiny'\n"
 
 # A command stands alone on its line, or in a comment or behind a label, and ends where a gap of two spaces begins.
 LINE = re.compile(
-    r"^(?:#?\s*|.*?[:`] ?)(rlkit (?:train|eval|sft|score|rewards check) [^`]*?)(?:`.*|\s{2,}.*)?$"
+    r"^(?:#?\s*|.*?[:`] ?)(rlkit (?:train|eval|sft|score|serve|rewards check) [^`]*?)(?:`.*|\s{2,}.*)?$"
 )
 
 
@@ -46,6 +47,8 @@ def parse(command: str) -> None:
         cli.parse(cli.EvalArgs, EvalConfig(), args, "rlkit eval")
     elif name == "score":
         cli.score_args(args)
+    elif name == "serve":
+        cli.parse(cli.ServeArgs, ServeConfig(), args, "rlkit serve")
     elif name == "rewards":
         cli.check_args(args[1:])
     else:

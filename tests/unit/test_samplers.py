@@ -1,4 +1,5 @@
-"""One contract for every sampler that runs a model: `hf` and `vllm`, each on an untied and a tied random model."""
+"""One contract for every sampler that runs a model, each on an untied and a tied random model: `hf`, `vllm`, and (slow) real
+vLLM servers, started by this process (`server`) or by Ray (`ray`)."""
 
 import gc
 import random
@@ -47,7 +48,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, bool], 
     return folders
 
 
-@pytest.fixture(scope="session", params=["hf-untied", "hf-tied", "vllm-untied", "vllm-tied"])
+SLOW = [
+    pytest.param(f"{kind}-{tie}", marks=pytest.mark.slow)
+    for kind in ("server", "ray")
+    for tie in ("untied", "tied")
+]
+
+
+@pytest.fixture(scope="session", params=["hf-untied", "hf-tied", "vllm-untied", "vllm-tied", *SLOW])
 def opened(request: pytest.FixtureRequest, folders: dict[tuple[int, bool], Path]) -> Iterator[Bench]:
     kind, tied = request.param.split("-")[0], request.param.endswith("-tied")
     sampler: Sampler
@@ -62,6 +70,9 @@ def opened(request: pytest.FixtureRequest, folders: dict[tuple[int, bool], Path]
             max_num_seqs=64,
             kv_cache_memory=64,
         )
+    elif kind in ("server", "ray"):
+        pytest.importorskip("vllm")
+        sampler = start_servers(folders[0, tied], kind)
     else:
         sampler = HfSampler(
             folders[0, tied], dtype="float32", device="cpu", max_model_len=MAX_MODEL_LEN, max_num_seqs=64
@@ -71,6 +82,27 @@ def opened(request: pytest.FixtureRequest, folders: dict[tuple[int, bool], Path]
     )
     yield Bench(kind=kind, sampler=sampler, first=first, second=second, tied=tied)
     sampler.close()
+
+
+def start_servers(folder: Path, kind: str) -> Sampler:
+    """One real vLLM server: a second would share its two cores, and one is enough for what a sampler promises."""
+    from rlkit.samplers.vllm_command import ServerSpec
+    from rlkit.samplers.vllm_server import VllmServerSampler
+
+    spec = ServerSpec(
+        model=str(folder),
+        dtype="float32",
+        max_model_len=MAX_MODEL_LEN,
+        max_num_seqs=64,
+        kv_cache_memory=64,
+        on_gpu=False,
+    )
+    if kind == "server":
+        return VllmServerSampler.start(folder, spec, 1)
+    pytest.importorskip("ray")
+    from rlkit.samplers.ray_starter import RayStarter
+
+    return VllmServerSampler.start(folder, spec, 1, starter=RayStarter(spec, 1))
 
 
 @pytest.fixture

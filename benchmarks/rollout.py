@@ -1,0 +1,456 @@
+"""What rollouts cost: rlkit's samplers beside bare vLLM and transformers, servers beside one process, weights by every way.
+
+    python benchmarks/rollout.py                                  everything, five turns
+    python benchmarks/rollout.py --parts bare,hf                  some parts
+    python benchmarks/rollout.py --small                          one turn of a little model: to see that it runs
+    python benchmarks/rollout.py --json                           the last line is one JSON object
+
+    bare      VllmSampler against vllm.LLM.generate on an engine of its own, the same ragged requests; goal 0.95
+    hf        VllmSampler against transformers.generate (HfSampler's own loop is not timed: plain generate to the longest)
+    servers   one vLLM server against two, and against the engine in this process
+    weights   seconds of one update: in this process, by file, over gloo
+    skpo      SKPO's two phases against GRPO's one at equal sampled tokens; goal 1.10
+    affinity  prompt tokens read by two servers: each prompt on one of them, on any, and without a prefix cache
+
+The sides of a part take turns in one run, in an order that is turned round every time; medians and the spread are shown.
+A random Qwen2 of 9 million parameters in float32 on a CPU; on a GPU, in bfloat16. Exits with 1 when a goal is missed.
+"""
+
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from rlkit.samplers.contract import continuation_seed
+from rlkit.samplers.vllm_command import ServerSpec
+from rlkit.samplers.vllm_engine import VllmSampler
+from rlkit.samplers.vllm_server import FleetOptions, VllmServerSampler
+from rlkit.tiny import make_tokenizer
+from rlkit.types import Request
+
+PARTS = ("bare", "hf", "servers", "weights", "skpo", "affinity")
+GOALS = {"vs_bare_vllm": 0.95, "skpo_over_grpo": 1.10}
+"""At least; at most."""
+MAX_MODEL_LEN = 512
+MAX_NUM_SEQS = 256
+
+
+@dataclass(frozen=True)
+class Args:
+    """Tokens per second and seconds of rollouts, side by side."""
+
+    parts: str = ",".join(PARTS)
+    """What is measured."""
+    repeats: int = 5
+    """Turns of each side, after one that is not counted."""
+    small: bool = False
+    """One turn, few tokens."""
+    json: bool = False
+    """Print one JSON object as the last line."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """Requests as a step of training makes them."""
+
+    prompts: int
+    group: int
+    prompt_tokens: int
+    shortest: int
+    longest: int
+    """Tokens of answers, log-uniform between the two."""
+
+    def requests(self, seed: int = 0) -> list[Request]:
+        dice = random.Random(seed)
+        span = self.longest / self.shortest
+        return [
+            Request(
+                prompt_id=str(i),
+                token_ids=[dice.randrange(10, 60) for _ in range(self.prompt_tokens)],
+                n=self.group,
+                max_tokens=int(self.shortest * span ** dice.random()),
+                temperature=1.0,
+                seed=seed + i,
+            )
+            for i in range(self.prompts)
+        ]
+
+
+FULL = Load(prompts=64, group=8, prompt_tokens=32, shortest=8, longest=120)
+SMALL = Load(prompts=4, group=2, prompt_tokens=32, shortest=4, longest=12)
+
+
+def main(args: Args) -> int:
+    parts = [part.strip() for part in args.parts.split(",")]
+    unknown = set(parts) - set(PARTS)
+    if unknown:
+        print(
+            f"--parts: {', '.join(sorted(unknown))} is not known; expected {', '.join(PARTS)}",
+            file=sys.stderr,
+        )
+        return 2
+    console = Console(width=120)
+    repeats, load = (1, SMALL) if args.small else (args.repeats, FULL)
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as place:
+        folder = make_model(Path(place) / "model", small=args.small)
+        for part in parts:
+            table, numbers = MEASURE[part](folder, load, repeats)
+            found |= numbers
+            console.print(table)
+    missed = [
+        name
+        for name, goal in GOALS.items()
+        if name in found and (found[name] < goal if name == "vs_bare_vllm" else found[name] > goal)
+    ]
+    console.print(
+        f"{platform.machine()}, {os.cpu_count()} cores, {device_words()}, torch {torch.__version__}"
+    )
+    console.print("every goal is met" if not missed else f"missed: {', '.join(missed)}")
+    if args.json:
+        print(json.dumps(found))
+    return 1 if missed and not args.small else 0
+
+
+def device_words() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+
+
+def dtype() -> Any:
+    return "bfloat16" if torch.cuda.is_available() else "float32"
+
+
+def make_model(folder: Path, *, small: bool) -> Path:
+    """A random Qwen2 with the embedded model's tokenizer."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    hidden, layers = (64, 2) if small else (320, 8)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 32,
+        num_key_value_heads=max(1, hidden // 64),
+        max_position_embeddings=MAX_MODEL_LEN,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def engine(folder: Path) -> VllmSampler:
+    """rlkit's engine in this process. stop_ids: none, so that the work is the same on every side."""
+    return VllmSampler(
+        folder,
+        dtype=dtype(),
+        max_model_len=MAX_MODEL_LEN,
+        max_num_seqs=MAX_NUM_SEQS,
+        kv_cache_memory=512,
+        stop_ids=[],
+    )
+
+
+def servers(folder: Path, count: int, **options: Any) -> VllmServerSampler:
+    spec = ServerSpec(
+        model=str(folder),
+        dtype=dtype(),
+        max_model_len=MAX_MODEL_LEN,
+        max_num_seqs=MAX_NUM_SEQS,
+        kv_cache_memory=512,
+        on_gpu=torch.cuda.is_available(),
+        gpu_memory_utilization=0.4,
+        **options,
+    )
+    gpus = tuple(range(torch.cuda.device_count()))
+    return VllmServerSampler.start(folder, spec, count, stop_ids=[], options=FleetOptions(gpus=gpus))
+
+
+def tokens_of(requests: Sequence[Request]) -> int:
+    return sum(request.n * request.max_tokens for request in requests)
+
+
+def turns(sides: Mapping[str, Callable[[int], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each side in each turn. Turn 0 is not counted; each turn has requests of its own, so no cache helps."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(repeats + 1):
+        for name in list(sides) if turn % 2 else list(sides)[::-1]:
+            began = time.perf_counter()
+            sides[name](turn)
+            if turn > 0:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def table_of(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    return table
+
+
+def spread(values: Sequence[float], digits: int = 0) -> str:
+    return (
+        f"{statistics.median(values):,.{digits}f}  ({min(values):,.{digits}f} .. {max(values):,.{digits}f})"
+    )
+
+
+def rates(
+    title: str, tokens: Callable[[int], int], seconds: Mapping[str, Sequence[float]], base: str
+) -> tuple[Table, dict[str, float]]:
+    """Tokens per second of each side, and its ratio to `base` turn by turn: what disturbs a turn disturbs both."""
+    table = table_of(title, ["", "tokens/s", f"over {base}"])
+    medians = {}
+    for name, times in seconds.items():
+        rate = [tokens(turn + 1) / value for turn, value in enumerate(times)]
+        ratio = [b / a for a, b in zip(times, seconds[base], strict=True)]
+        medians[name] = statistics.median(ratio)
+        table.add_row(name, spread(rate), spread(ratio, 2))
+    return table, medians
+
+
+def measure_bare(folder: Path, load: Load, repeats: int) -> tuple[Table, dict[str, Any]]:
+    """The same requests, seeds and settings; each side has an engine of its own, built alike."""
+    from vllm import SamplingParams, TokensPrompt
+
+    with closing(engine(folder)) as ours, closing(engine(folder)) as other:
+        llm = other._engine  # a plain vllm.LLM with the same arguments
+        if llm is None:
+            raise RuntimeError("the second engine did not start")
+
+        def bare(turn: int) -> object:
+            rows = [(request, i) for request in load.requests(1000 * turn) for i in range(request.n)]
+            return llm.generate(
+                [TokensPrompt(prompt_token_ids=request.token_ids) for request, _ in rows],
+                [
+                    SamplingParams(
+                        temperature=1.0,
+                        seed=continuation_seed(request.seed, i),
+                        max_tokens=request.max_tokens,
+                        ignore_eos=True,
+                        logprobs=0,
+                        detokenize=False,
+                    )
+                    for request, i in rows
+                ],
+                use_tqdm=False,
+            )
+
+        seconds = turns(
+            {"rlkit": lambda turn: ours.sample(load.requests(1000 * turn)), "bare vLLM": bare}, repeats
+        )
+    title = f"ragged answers: {load.prompts} prompts x {load.group}, {load.shortest} to {load.longest} tokens"
+    table, ratio = rates(title, lambda turn: tokens_of(load.requests(1000 * turn)), seconds, "bare vLLM")
+    return table, {"vs_bare_vllm": ratio["rlkit"]}
+
+
+def measure_hf(folder: Path, load: Load, repeats: int) -> tuple[Table, dict[str, Any]]:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype()))
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+    @torch.inference_mode()
+    def transformers(turn: int) -> None:
+        requests = load.requests(1000 * turn)
+        ids = torch.tensor(
+            [request.token_ids for request in requests for _ in range(request.n)], device=model.device
+        )
+        longest = max(request.max_tokens for request in requests)
+        model.generate(
+            ids,
+            max_new_tokens=longest,
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+
+    with closing(engine(folder)) as ours:
+        sides = {
+            "rlkit, vLLM": lambda turn: ours.sample(load.requests(1000 * turn)),
+            "transformers": transformers,
+        }
+        seconds = turns(sides, repeats)
+    table, ratio = rates(
+        "useful tokens", lambda turn: tokens_of(load.requests(1000 * turn)), seconds, "transformers"
+    )
+    return table, {"vs_transformers": ratio["rlkit, vLLM"]}
+
+
+def measure_servers(folder: Path, load: Load, repeats: int) -> tuple[Table, dict[str, Any]]:
+    with ExitStack() as open_things:
+        samplers: dict[str, Any] = {
+            "one server": open_things.enter_context(closing(servers(folder, 1))),
+            "two servers": open_things.enter_context(closing(servers(folder, 2))),
+            "in this process": open_things.enter_context(closing(engine(folder))),
+        }
+        seconds = turns(
+            {
+                name: lambda turn, sampler=sampler: sampler.sample(load.requests(1000 * turn))
+                for name, sampler in samplers.items()
+            },
+            repeats,
+        )
+    table, ratio = rates(
+        "servers over HTTP", lambda turn: tokens_of(load.requests(1000 * turn)), seconds, "one server"
+    )
+    return table, {
+        "two_servers_over_one": ratio["two servers"],
+        "process_over_one_server": ratio["in this process"],
+    }
+
+
+def measure_weights(folder: Path, load: Load, repeats: int) -> tuple[Table, dict[str, Any]]:
+    """An update as the loop makes it: names checked, server paused, tensors replaced, cache emptied, resumed."""
+    weights = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype())).state_dict()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in weights.values()) / 2**20
+    kinds = ("nccl",) if torch.cuda.is_available() else ("file", "gloo")
+    with ExitStack() as open_things:
+        samplers: dict[str, Any] = {"in this process": open_things.enter_context(closing(engine(folder)))}
+        for kind in kinds:
+            for count in (1, 2):
+                samplers[f"{kind}, {count} server(s)"] = open_things.enter_context(
+                    closing(with_transfer(folder, kind, count))
+                )
+        seconds = turns(
+            {
+                name: lambda turn, sampler=sampler: sampler.load(weights, turn)
+                for name, sampler in samplers.items()
+            },
+            max(repeats, 2),
+        )
+    table = table_of(f"one weight update, {size:.0f} MiB", ["", "milliseconds"])
+    for name, times in seconds.items():
+        table.add_row(name, spread([1000 * value for value in times]))
+    return table, {"update_ms": {name: 1000 * statistics.median(times) for name, times in seconds.items()}}
+
+
+def with_transfer(folder: Path, kind: str, count: int) -> VllmServerSampler:
+    spec = ServerSpec(
+        model=str(folder),
+        dtype=dtype(),
+        max_model_len=MAX_MODEL_LEN,
+        on_gpu=torch.cuda.is_available(),
+        backend="nccl" if kind == "nccl" else "rlkit",
+    )
+    return VllmServerSampler.start(folder, spec, count, stop_ids=[], options=FleetOptions(transfer=kind))  # type: ignore[arg-type]
+
+
+def measure_skpo(folder: Path, load: Load, repeats: int) -> tuple[Table, dict[str, Any]]:
+    """One step's sampling: G answers of T tokens; or G segments of T/3, one kept, and G continuations of 2T/3 after [s, q].
+
+    Both sample the same number of tokens; SKPO has a barrier between its phases, and reads s once more.
+    """
+    whole = replace(load, shortest=load.longest, longest=load.longest)
+    first, rest = load.longest // 3, load.longest - load.longest // 3
+
+    def grpo(sampler: VllmSampler, turn: int) -> None:
+        sampler.sample(whole.requests(1000 * turn))
+
+    def skpo(sampler: VllmSampler, turn: int) -> None:
+        requests = [replace(r, max_tokens=first) for r in whole.requests(500 + 1000 * turn)]
+        drawn = sampler.sample(requests)
+        sampler.sample(
+            [
+                replace(r, token_ids=[*group[0].completion_ids, *r.token_ids], max_tokens=rest)
+                for r, group in zip(requests, drawn, strict=True)
+            ]
+        )
+
+    with closing(engine(folder)) as sampler:
+        seconds = turns(
+            {"grpo": lambda turn: grpo(sampler, turn), "skpo": lambda turn: skpo(sampler, turn)}, repeats
+        )
+    over = [a / b for a, b in zip(seconds["skpo"], seconds["grpo"], strict=True)]
+    table = table_of(
+        f"a step's sampling, {tokens_of(whole.requests()):,} tokens", ["", "seconds", "over grpo"]
+    )
+    table.add_row("grpo", spread(seconds["grpo"], 2), "1")
+    table.add_row("skpo", spread(seconds["skpo"], 2), spread(over, 2))
+    return table, {"skpo_over_grpo": statistics.median(over)}
+
+
+def measure_affinity(folder: Path, load: Load, repeats: int) -> tuple[Table, dict[str, Any]]:
+    """Prompt tokens that two servers had to read for groups with long prompts, of all that were asked."""
+    long = replace(load, prompt_tokens=256 if load.prompts > 8 else 96, longest=load.shortest)
+    read: dict[str, list[float]] = {"each prompt on one server": [], "each answer on any server": []}
+    with closing(servers(folder, 2)) as sampler:
+        for turn in range(repeats):
+            for name in read:
+                requests = long.requests(1000 * turn + (500 if name.startswith("each answer") else 0))
+                sampler.forget()
+                sampler.metrics()
+                if name.startswith("each prompt"):
+                    sampler.sample(requests)
+                else:  # a balancer that knows no groups: every answer is a request of its own
+                    dice = random.Random(turn)
+                    single = [replace(r, n=1, seed=r.seed * 1000 + i) for r in requests for i in range(r.n)]
+                    dice.shuffle(single)
+                    scattered(sampler, single)
+                counts = sampler.metrics()
+                asked = counts["sampler/prompt_tokens"]
+                read[name].append((asked - counts["sampler/cached_tokens"]) / asked)
+    table = table_of(
+        f"prompt tokens read, of all ({long.group} answers to each prompt of {long.prompt_tokens})",
+        ["", "share"],
+    )
+    for name, shares in read.items():
+        table.add_row(name, spread(shares, 3))
+    table.add_row("no prefix cache", "1.000")
+    return table, {"prompt_share_read": {name: statistics.median(shares) for name, shares in read.items()}}
+
+
+def scattered(sampler: VllmServerSampler, requests: Sequence[Request]) -> None:
+    """Requests by turns to each server, whatever their prompts."""
+    roster = sampler.fleet._roster
+    lives = list(roster.lives)
+
+    async def all_of() -> None:
+        import asyncio
+
+        tag, version = sampler.fleet.weights.tag, 0
+        answers = await asyncio.gather(
+            *(
+                lives[i % len(lives)].worker.generate(
+                    r, 0, stop_ids=[], tag=tag, version=version, seconds=600
+                )
+                for i, r in enumerate(requests)
+            )
+        )
+        for answer in answers:
+            sampler.fleet._tokens["prompt_tokens"] += answer.prompt_tokens
+            sampler.fleet._tokens["cached_tokens"] += answer.cached_tokens
+
+    sampler.fleet._wait(all_of())
+
+
+MEASURE: dict[str, Callable[[Path, Load, int], tuple[Table, dict[str, Any]]]] = {
+    "bare": measure_bare,
+    "hf": measure_hf,
+    "servers": measure_servers,
+    "weights": measure_weights,
+    "skpo": measure_skpo,
+    "affinity": measure_affinity,
+}
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Args, description=__doc__)))

@@ -1,0 +1,342 @@
+"""Requests to many servers: cut into parts, balanced, retried elsewhere, put together again in their order.
+
+The servers' loop runs in a thread of its own; `sample`, `load` and `close` are called from the learner's and wait for it.
+A part that fails goes to another server with the same seeds, so it comes back with the same tokens; what was already
+written is kept. No group is lost and none comes twice: a group is done when each of its continuations is there, once.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from rlkit.errors import ConfigError, RolloutError, SamplerGone
+from rlkit.types import Request, Rollout
+
+from .balance import Balance, Part, part_size, parts_of
+from .beside import aside
+from .roster import Launch, Life, Roster, Terms, Weights
+from .worker_http import IDLE_SECONDS, Answer, WorkerFault
+
+T = TypeVar("T")
+
+MAX_FAULTS = 4
+"""Failures of one part that are not its servers' death, until the run stops: then the request itself is at fault."""
+CLOSE_SECONDS = 60.0
+HOPE_SECONDS = 0.3
+"""Between two looks at whether any server may still come, while requests wait."""
+
+
+class Fleet:
+    """Servers, however they were started, as one that answers requests."""
+
+    def __init__(
+        self,
+        terms: Terms,
+        weights: Weights,
+        stop_ids: Sequence[int],
+        say: Callable[[str], None] | None = None,
+        version: int = 0,
+    ) -> None:
+        self.terms, self.weights = terms, weights
+        self._stop_ids = list(stop_ids)
+        self._say = say or (lambda sentence: None)
+        self._version = version
+        self._balance: Balance[Life] = Balance()
+        self._queue: deque[tuple[Part, frozenset[Life], asyncio.Future[Life]]] = deque()
+        self._tokens = {"prompt_tokens": 0, "cached_tokens": 0, "retries": 0}
+        self._load_seconds = 0.0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="rlkit-fleet", daemon=True)
+        self._thread.start()
+        self._closed = False
+        self._roster: Roster = self._wait(self._open())
+
+    # -- called from the learner's thread
+
+    def add(self, name: str, launch: Launch) -> None:
+        """A server more; it is used as soon as it is ready."""
+        self._loop.call_soon_threadsafe(self._roster.add, name, launch)
+
+    def wait_ready(self, count: int) -> None:
+        """Until so many servers are ready, or given up; raises SamplerGone when none comes."""
+        self._wait(self._until_ready(count))
+
+    def submit(self, request: Request, size: int | None = None) -> "Future[list[Rollout]]":
+        """One request's rollouts, when they are written; other requests may be on their way meanwhile.
+
+        size: continuations that stay together on one server; None: all that fit
+        """
+        self._require_open()
+        return asyncio.run_coroutine_threadsafe(self._group(request, size), self._loop)
+
+    def sample(self, requests: Sequence[Request]) -> list[list[Rollout]]:
+        """All rollouts, in the order of the requests."""
+        self._require_open()
+        size = part_size(sum(request.n for request in requests), max(1, self.size), 1 << 30)
+
+        async def all_groups() -> list[list[Rollout]]:
+            async with self._roster.stillness():
+                async with asyncio.TaskGroup() as tasks:
+                    groups = [tasks.create_task(self._group(request, size)) for request in requests]
+            return [group.result() for group in groups]
+
+        try:
+            return self._wait(all_groups())
+        except BaseExceptionGroup as failures:
+            raise _first(failures) from None
+
+    def load(self, take: Callable[[], None], version: int) -> None:
+        """New weights into every ready server: `take` keeps them for those that come later. A server that fails is lost."""
+        self._require_open()
+        began = time.monotonic()
+        self._wait(self._update(take, version))
+        self._load_seconds = time.monotonic() - began
+
+    def forget(self) -> None:
+        """Every server's prefix cache is emptied."""
+        self._require_open()
+        self._wait(self._forget())
+
+    @property
+    def size(self) -> int:
+        """Servers that are ready."""
+        return len(self._balance)
+
+    def urls(self) -> list[str]:
+        """Of the servers that are ready."""
+        return sorted(life.server.url for life in list(self._roster.lives))
+
+    def metrics(self) -> dict[str, float]:
+        """Since the last call: what was retried, lost and started again, and how many prompt tokens the caches saved."""
+        counts, self._roster.counts = self._roster.counts, type(self._roster.counts)()
+        tokens, self._tokens = self._tokens, dict.fromkeys(self._tokens, 0)
+        always = {"lost": 0, "restarts": 0, "catch_ups": 0, "broken_updates": 0}
+        return {
+            "sampler/servers": float(self.size),
+            "sampler/load_seconds": self._load_seconds,
+            **{f"sampler/{name}": float(count) for name, count in {**always, **counts, **tokens}.items()},
+        }
+
+    def close(self) -> None:
+        """End what this fleet started, and its thread."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._wait(self._shut(), CLOSE_SECONDS)
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(CLOSE_SECONDS)
+            if not self._thread.is_alive():
+                self._loop.close()
+
+    def _wait(self, work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
+        """The result of work in the fleet's loop; Ctrl-C here cancels it there."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(seconds)
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise RolloutError("this sampler was closed; make a new one")
+
+    # -- in the fleet's loop
+
+    async def _open(self) -> Roster:
+        try:
+            import httpx
+        except ImportError as error:
+            raise ConfigError(
+                "a fleet of servers is asked over HTTP, and httpx is not installed; `pip install 'rlvrkit[remote]'`"
+            ) from error
+        limits = httpx.Limits(
+            max_connections=None, max_keepalive_connections=512, keepalive_expiry=IDLE_SECONDS
+        )
+        # trust_env: a proxy for the internet is no way to a server in this room.
+        self._client = httpx.AsyncClient(limits=limits, timeout=None, trust_env=False)
+        return Roster(
+            self.terms,
+            self.weights,
+            self._client,
+            on_ready=self._on_ready,
+            on_lost=self._on_lost,
+            say=self._say,
+        )
+
+    async def _shut(self) -> None:
+        for _, _, turn in self._queue:
+            turn.cancel()
+        await self._roster.close()
+        await self._client.aclose()
+
+    async def _until_ready(self, count: int) -> None:
+        async with self._roster.stillness():
+            while True:
+                given_up = sum(member.state == "given up" for member in self._roster.members)
+                if self.size and self.size + given_up >= count:
+                    return
+                self._require_hope()
+                await asyncio.sleep(HOPE_SECONDS)
+
+    async def _update(self, take: Callable[[], None], version: int) -> None:
+        async with self._roster.stillness():
+            async with self._roster.updating:
+                self._balance.forget()
+                await aside(take, self.terms.deadline)
+                self._version = version
+                await self._roster.update()
+
+    async def _forget(self) -> None:
+        self._balance.forget()
+        for life in list(self._roster.lives):
+            try:
+                await life.worker.post("/reset_prefix_cache", seconds=self.terms.deadline)
+            except WorkerFault as fault:
+                await self._roster.judge(life, fault)
+
+    def _on_ready(self, life: Life) -> None:
+        self._balance.add(life, life.capacity)
+        self._dispatch()
+
+    def _on_lost(self, life: Life) -> None:
+        self._balance.remove(life)
+
+    async def _group(self, request: Request, size: int | None) -> list[Rollout]:
+        """One request, whole."""
+        largest = max((life.capacity for life in self._balance), default=request.n)
+        parts = parts_of(
+            tuple(request.token_ids),
+            len(request.token_ids),
+            request.max_tokens,
+            range(request.n),
+            min(size or request.n, largest),
+        )
+        written: dict[int, Rollout] = {}
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for part in parts:
+                    tasks.create_task(self._part(request, part, written))
+        except BaseExceptionGroup as failures:
+            raise _first(failures) from None
+        return [written[i] for i in range(request.n)]
+
+    async def _part(self, request: Request, part: Part, written: dict[int, Rollout]) -> None:
+        """Ask one server after another until every continuation of a part is written."""
+        failed: frozenset[Life] = frozenset()  # in this round over all servers
+        asked_servers: set[Life] = set()
+        faults = 0
+        while True:
+            life = await self._turn(part, failed)
+            try:
+                asked = [self._one(life, request, i) for i in part.indices]
+                answers = await asyncio.gather(*asked, return_exceptions=True)
+            finally:
+                self._balance.done(life, part)
+                self._dispatch()
+            fault: WorkerFault | None = None
+            for i, answer in zip(part.indices, answers, strict=True):
+                if isinstance(answer, Answer):
+                    written[i] = answer.rollout
+                    self._tokens["prompt_tokens"] += answer.prompt_tokens
+                    self._tokens["cached_tokens"] += answer.cached_tokens
+                elif isinstance(answer, WorkerFault):
+                    fault = answer
+                else:
+                    raise answer
+            missing = tuple(i for i in part.indices if i not in written)
+            if len(missing) < len(part.indices):
+                life.strikes = life.member.failures = 0
+            if fault is None:
+                return
+            self._tokens["retries"] += len(missing)
+            await self._roster.judge(life, fault)
+            failed = (
+                failed | {life}
+                if any(other not in failed | {life} for other in self._balance)
+                else frozenset({life})
+            )
+            asked_servers.add(life)
+            faults += not life.lost.is_set()
+            if faults >= MAX_FAULTS:
+                raise RolloutError(
+                    f"request for prompt {request.prompt_id!r}: {faults} tries on {len(asked_servers)} servers failed, the last on "
+                    f"{life.server.url}: {fault}"
+                )
+            part = replace(part, indices=missing, tokens=part.tokens * len(missing) // len(part.indices))
+
+    async def _one(self, life: Life, request: Request, index: int) -> Answer:
+        """One continuation from one server. Raises WorkerFault, also when the server is lost meanwhile."""
+        if life.lost.is_set():
+            raise WorkerFault("gone", life.why)
+        call = asyncio.create_task(
+            life.worker.generate(
+                request,
+                index,
+                stop_ids=self._stop_ids,
+                tag=self.weights.tag,
+                version=self._version,
+                seconds=self.terms.deadline,
+            )
+        )
+        life.calls.add(call)
+        call.add_done_callback(life.calls.discard)
+        try:
+            return await call
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if life.lost.is_set() and task is not None and not task.cancelling():
+                raise WorkerFault("gone", life.why) from None
+            raise
+
+    async def _turn(self, part: Part, avoid: frozenset[Life]) -> Life:
+        """The server for a part, as soon as one has room. Raises SamplerGone when none will."""
+        turn: asyncio.Future[Life] = self._loop.create_future()
+        self._queue.append((part, avoid, turn))
+        self._dispatch()
+        try:
+            while not turn.done():
+                await asyncio.wait([turn], timeout=HOPE_SECONDS)
+                if not turn.done():
+                    self._require_hope()
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self._balance.done(turn.result(), part)
+            turn.cancel()
+            raise
+        return turn.result()
+
+    def _dispatch(self) -> None:
+        """Give servers to those who wait, in their order."""
+        while self._queue:
+            part, avoid, turn = self._queue[0]
+            if turn.done():  # cancelled
+                self._queue.popleft()
+                continue
+            life = self._balance.choose(part, avoid)
+            if life is None:
+                return
+            self._queue.popleft()
+            turn.set_result(life)
+
+    def _require_hope(self) -> None:
+        why = self._roster.hopeless()
+        if why is not None:
+            raise SamplerGone(
+                f"all {len(self._roster.members)} rollout servers are gone, {why} ({self._roster.reasons()})"
+            )
+
+
+def _first(failures: "BaseExceptionGroup[Any]") -> BaseException:
+    """The first exception of a tree of them."""
+    error: BaseException = failures
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
