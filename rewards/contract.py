@@ -298,15 +298,20 @@ def check_score(result: object, name: str) -> Score:
     return Score(value, reason=result.reason[:MAX_REASON], parts=parts, error=result.error)
 
 
+LARGEST = 3.4028234663852886e38
+"""float32's largest number: what is beyond it would be infinite in the learner."""
+
+
 def finite(number: object, whose: str) -> float:
     """`number` as a float. Raises RolloutError, a sentence that `whose` begins, when it is no finite number."""
     try:
         value = float(number) if isinstance(number, Real) else math.nan
     except OverflowError:  # an integer larger than any float
         value = math.inf
-    if not math.isfinite(value):
+    if not abs(value) <= LARGEST:
         raise RolloutError(
             f"{whose} {shown_value(number)} ({type(number).__name__}), expected a finite number"
+            + (" that float32 can hold, up to 3.4e38" if math.isfinite(value) else "")
         )
     return value
 

@@ -51,6 +51,8 @@ class Batch:
     """Tokens with a weight in the WHOLE mini-batch, over all micro-batches and ranks."""
     rows: list[int] = field(default_factory=list)
     """Which credit each row came from: an index into the list given to make_minibatches."""
+    credits: list[Credit] = field(default_factory=list)
+    """Those credits, one for each row."""
     feed: Feed = field(default_factory=lambda: make_feed([], "padded", 0))
     """What the model reads."""
 
@@ -61,6 +63,7 @@ class Batch:
             denominator=self.denominator,
             num_tokens=self.num_tokens,
             rows=self.rows,
+            credits=self.credits,
             feed=self.feed.to(device),
         )
 
@@ -104,8 +107,8 @@ def make_minibatches(
         num_tokens = sum(len(credits[i].rollout.completion_ids) for i in weighty)
         out.append(
             [
-                _batch(
-                    credits,
+                batch_of(
+                    [credits[i] for i in rows],
                     rows,
                     denominator,
                     num_tokens,
@@ -115,6 +118,35 @@ def make_minibatches(
             ]
         )
     return out
+
+
+def recut(
+    mini: Sequence[Batch], micro_batch_tokens: int, pad_id: int, *, layout: Layout = "padded"
+) -> list[Batch]:
+    """One rank's rows of a mini-batch in micro-batches of another size: what `make_minibatches` would have cut for it alone.
+
+    The denominators stay those of the WHOLE mini-batch, so the gradient is the same.
+    """
+    found = sorted(
+        ((i, c) for batch in mini for i, c in zip(batch.rows, batch.credits, strict=True)),
+        key=lambda pair: pair[0],
+    )
+    rollouts = [c.rollout for _, c in found]
+    return [
+        batch_of(
+            [found[k][1] for k in part],
+            [found[k][0] for k in part],
+            mini[0].denominator,
+            mini[0].num_tokens,
+            make_feed([rollouts[k] for k in part], layout, pad_id),
+        )
+        for part in _plan(rollouts, range(len(found)), micro_batch_tokens, layout, 1)
+    ]
+
+
+def nothing(pad_id: int, layout: Layout) -> Batch:
+    """A micro-batch without rows, for a rank that has to go along with the others."""
+    return batch_of([], [], 1.0, 0, make_feed([], layout, pad_id))
 
 
 def _plan(
@@ -190,17 +222,18 @@ def _by_tokens(
         count += 1
 
 
-def _batch(
-    credits: Sequence[Credit], rows: list[int], denominator: float, num_tokens: int, feed: Feed
+def batch_of(
+    credits: list[Credit], rows: list[int], denominator: float, num_tokens: int, feed: Feed
 ) -> Batch:
+    """credits: one for each row"""
     num_rows = len(rows)
-    length = max((len(credits[i].rollout.completion_ids) for i in rows), default=0)
+    length = max((len(c.rollout.completion_ids) for c in credits), default=0)
     ids_BT = torch.zeros(num_rows, length, dtype=torch.int64)
     mask_BT = torch.zeros(num_rows, length, dtype=torch.bool)
     sampler_logp_BT, adv_BT, weight_BT = (torch.zeros(num_rows, length) for _ in range(3))
     surrogate_BT = torch.zeros(num_rows, length, dtype=torch.int64)
-    for b, i in enumerate(rows):
-        credit, rollout = credits[i], credits[i].rollout
+    for b, credit in enumerate(credits):
+        rollout = credit.rollout
         end = len(rollout.completion_ids)
         if len(credit.advantages) != end:
             raise RolloutError(
@@ -223,6 +256,7 @@ def _batch(
         denominator=denominator,
         num_tokens=num_tokens,
         rows=rows,
+        credits=credits,
         feed=feed,
     )
 

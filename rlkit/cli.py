@@ -1,4 +1,4 @@
-"""rlkit train | eval | score | rewards | sft | serve | doctor | simulate | tasks | algos: arguments -> config -> one call.
+"""rlkit train | eval | score | rewards | sft | serve | doctor | replay | env | simulate | tasks | algos: arguments -> config -> one call.
 
 Every field of a config is a flag: `--learner.learning-rate 1e-4`. Two shorthands, also in TOML: the name of a room alone
 (`--algo skpo` is `--algo.name skpo`), and a setting that only one room has (`--learning-rate 1e-4`).
@@ -40,6 +40,8 @@ COMMANDS = {
     "sft": "warm-start a model on demonstrations",
     "serve": "start vLLM servers that `train --sampler vllm-server` uses",
     "doctor": "say in words what is wrong with a run",
+    "replay": "repeat an update that was skipped, and say where its first bad value appears",
+    "env": "what this machine has, for a bug report: versions, devices, extras, a self-test",
     "simulate": "watch an algorithm move the probability of a few actions",
     "tasks": "list the procedural tasks",
     "algos": "list the algorithms",
@@ -175,7 +177,35 @@ class DoctorArgs:
     """Print the findings as JSON."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReplayArgs:
+    """Repeat an update that was skipped, since its loss or gradient was not finite, and say where the first bad value appears:
+    in which rollout, at which token, in which layer.
+
+    Exit code 0: repeated; 1: here loss and gradient are finite; 2: the folder is no dump.
+    """
+
+    dump: tyro.conf.Positional[Path]
+    """The dump, as runs/NAME/bad_updates/update-000014. Its config.toml may name code of yours, which is run."""
+    json: bool = False
+    """Print everything as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvArgs:
+    """What a bug report needs: versions, devices, memory, extras and what each would enable, known bad pairs, and a self-test.
+
+    Exit code 0; 1: a part of the self-test failed, or two packages that are here do not work together. Secrets are never printed.
+    """
+
+    self_test: bool = True
+    """Try it, in some 20 seconds: a training step, a verdict, a sandboxed program, vLLM's import."""
+    json: bool = False
+    """Print everything as JSON."""
+
+
 DOCTOR_FLAGS = {"--json": bool}
+ENV_FLAGS = {"--json": bool, "--self-test": bool}
 SIMULATE_FLAGS = {
     f"--{f.name.replace('_', '-')}": get_type_hints(SimulateConfig)[f.name] for f in fields(SimulateConfig)
 }
@@ -280,6 +310,13 @@ def _dispatch(args: list[str]) -> int:
         return serve(parse(ServeArgs, ServeConfig(), rest, "rlkit serve").cfg, _console())
     if command == "doctor":
         return _doctor(rest)
+    if command == "replay":
+        return _replay(rest)
+    if command == "env":
+        parsed = tyro.cli(EnvArgs, args=checked(rest, ENV_FLAGS, "env"), prog="rlkit env")
+        from rlkit.commands.env import env
+
+        return env(self_test=parsed.self_test, as_json=parsed.json)
     if command == "simulate":
         return _simulate(rest)
     if command == "score":
@@ -304,6 +341,26 @@ def _doctor(args: list[str]) -> int:
     from rlkit.examine import examine
 
     return examine(parsed.run, as_json=parsed.json)
+
+
+def _replay(args: list[str]) -> int:
+    words, flags = split_words(args, DOCTOR_FLAGS)
+    flags = checked(flags, DOCTOR_FLAGS, "replay")
+    if flags != ["--help"] and len(words) != 1:
+        raise ConfigError(
+            f"rlkit replay takes one dump, as runs/NAME/bad_updates/update-000014, but got {' '.join(words) or 'none'}"
+        )
+    parsed = tyro.cli(ReplayArgs, args=[*words, *flags], prog="rlkit replay")
+    from rlkit.commands.replay import replay
+
+    path = parsed.dump / "config.toml"
+    if not path.is_file():
+        raise RunError(
+            f"{parsed.dump}: not a dump, since it has no config.toml; expected a folder in runs/NAME/bad_updates"
+        )
+    kept = ["--config", str(path)]
+    run = parse(TrainArgs, _start(TrainConfig(), kept), kept, "rlkit train").cfg
+    return replay(parsed.dump, run, _console(), as_json=parsed.json)
 
 
 def _simulate(args: list[str]) -> int:

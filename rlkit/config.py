@@ -134,6 +134,8 @@ class LearnerConfig:
     """AdamW's second decay rate."""
     max_grad_norm: float = 1.0
     """Clip the gradient to this norm."""
+    max_skipped_share: float = 0.1
+    """Stop the run when a larger share of its updates was skipped, since loss or gradient was not finite (of ten updates at least; 0: at the first)."""
     micro_batch_tokens: int = 16384
     """Tokens the model reads in one forward and backward; a longer sequence goes alone. It changes memory, never the gradient."""
     packing: bool = True
@@ -174,6 +176,8 @@ class LearnerConfig:
         )
         require(self.warmup_steps >= 0, "learner.warmup_steps", self.warmup_steps, "0 or more")
         require(self.max_grad_norm > 0, "learner.max_grad_norm", self.max_grad_norm, "a positive number")
+        share = self.max_skipped_share
+        require(0 <= share <= 1, "learner.max_skipped_share", share, "a share in [0, 1]")
         require(
             self.micro_batch_tokens > 0, "learner.micro_batch_tokens", self.micro_batch_tokens, "at least 1"
         )

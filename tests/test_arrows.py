@@ -28,7 +28,7 @@ FLOORS: dict[int, set[str]] = {
         *("batch", "feed", "machine", "metrics", "models", "memory", "printable", "ranks", "verify"),
         *("checkpoint", "doctor", "rollout_metrics", "tiny", "benchmark_names"),
     },
-    3: {"loop", "evaluate", "eval_show", "preflight", "sft", "show", "scoring", "tracking"},
+    3: {"loop", "mishaps", "evaluate", "eval_show", "preflight", "sft", "show", "scoring", "tracking"},
     4: {"build", "studies"},
     5: {"commands", "examine", "simulate"},
     6: {"cli"},

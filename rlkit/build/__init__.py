@@ -12,6 +12,7 @@ from .policy import (
     learning_rates,
     load_model,
     model_folder,
+    pad_id,
     wants_bfloat16,
 )
 from .prompts import file_examples, held_out_prompts, load_training_rows, make_data, make_task
@@ -40,6 +41,7 @@ __all__ = [
     "make_tracker",
     "make_verifier",
     "model_folder",
+    "pad_id",
     "quiet_transformers",
     "sampler_name",
     "server_spec",

@@ -79,6 +79,7 @@ def load_model(folder: Path, cfg: ModelConfig) -> Any:
             dtype=torch.float32,
             trust_remote_code=cfg.trust_remote_code,
             local_files_only=True,
+            use_safetensors=True,  # pytorch_model.bin is a pickle
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
@@ -94,6 +95,11 @@ def load_model(folder: Path, cfg: ModelConfig) -> Any:
             + (f", and {len(absent) - 1} more" if len(absent) > 1 else "")
         )
     return model
+
+
+def pad_id(tokenizer: Any) -> int:
+    """Padding is masked everywhere, so any token will do; the tokenizer's own where it has one."""
+    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0)
 
 
 def wants_bfloat16(cfg: ModelConfig) -> bool:

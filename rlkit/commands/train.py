@@ -174,6 +174,15 @@ def _train(cfg: TrainConfig, console: "Console", ranks: "Ranks", resume: Path | 
         raise RunError(
             f"{folder}: the disk is full ({error.strerror}); make room, then {_way_on(folder)}"
         ) from error
+    except (RuntimeError, MemoryError) as error:
+        from rlkit.learner.room import ran_out
+
+        if not ran_out(error):
+            raise
+        raise RunError(
+            f"{folder}: out of memory outside of the learner's passes ({' '.join(str(error).split()):.160}); fewer sequences at once "
+            f"(--sampler.max-num-seqs), shorter answers (--max-completion-length) or a smaller model need less; {_way_on(folder)}"
+        ) from error
     words = printable(_closing_words(outcome, ready.cfg))
     console.print(words, soft_wrap=True, highlight=False, markup=False)
     return 0
@@ -207,6 +216,7 @@ def run(
     from rlkit.checkpoint import Position
     from rlkit.doctor import Watch, setup_of
     from rlkit.learner import ADAPTER, REFERENCE, Learner
+    from rlkit.mishaps import Mishaps
     from rlkit.ranks import ALONE, Nowhere
     from rlkit.show import Terminal
     from rlkit.toml import to_toml
@@ -268,7 +278,7 @@ def run(
             learning_rate=cfg.learner.learning_rate or 0.0,
             temperature=cfg.sampler.temperature,
             num_iterations=cfg.num_iterations,
-            pad_id=_pad_id(tokenizer),
+            pad_id=build.pad_id(tokenizer),
             autocast=build.wants_bfloat16(cfg.model),
             reference=reference,
             adapter=saved / ADAPTER if saved and lora else None,
@@ -303,6 +313,7 @@ def run(
         dtype = "bfloat16" if build.wants_bfloat16(cfg.model) else "float32"
         watch = Watch(setup_of(to_toml(cfg), dtype), past)
         with Terminal(cfg.algo.name, cfg.steps, start.step, console, watch) as view:
+            learner.watcher = Mishaps(learner, store.folder, tokenizer, tomli_w.dumps(to_toml(cfg)), view.say)
             if cfg.learner.packing and learner.why_padded:
                 view.say(f"sequences are padded, not packed: {learner.why_padded}")
             try:
@@ -379,8 +390,3 @@ def _summary(outcome: Outcome, cfg: TrainConfig) -> dict[str, Any]:
         "before": None if outcome.before is None else asdict(outcome.before),
         "after": None if outcome.after is None else asdict(outcome.after),
     }
-
-
-def _pad_id(tokenizer: Any) -> int:
-    """Padding is masked everywhere, so any token will do; the tokenizer's own where it has one."""
-    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0)

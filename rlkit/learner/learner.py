@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from rlkit.algo_config import AlgoConfig
-from rlkit.batch import Batch, TokenStats, make_minibatches
+from rlkit.batch import Batch, TokenStats, make_minibatches, nothing, recut
 from rlkit.config import LearnerConfig
 from rlkit.errors import RunError
 from rlkit.feed import Layout
@@ -25,13 +25,15 @@ from rlkit.metrics import Metrics, Tally, merge, values
 from rlkit.ranks import ALONE, Ranks
 from rlkit.types import Credit, Rollout
 
-from . import lora
+from . import lora, room
 from .attention import can_pack
+from .bad import BadUpdate, Unwatched, Watcher, too_many
 from .correction import importance_weights
+from .first import First, moved_first
 from .look import Floats, Ids, Look, Own, Question
 from .optim import load_state_tensors, make_groups, make_optimizer, set_rate, state_tensors
 from .policy import Policy
-from .shard import reshard, spread, unsynced, whole
+from .shard import is_copied, reshard, spread, unsynced, whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,7 +41,11 @@ if TYPE_CHECKING:
 REFERENCE = "reference"
 """Of a checkpoint: the folder of a reference model that has been moved."""
 
+COUNTED = "rlkit|skipped, budget"
+"""Of the optimizer's file: updates that were skipped, and tokens of a micro-batch."""
+
 Loss = Callable[[Batch, TokenStats], tuple[Tensor, Metrics]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,22 +59,13 @@ class Report:
     metrics: dict[str, float]
     """Means over the updates, under TRL's names."""
     updates: int
-    """Optimizer steps taken."""
+    """Optimizer steps taken; those that were skipped are in `metrics`."""
     trained_tokens: int
     """Tokens with a term in the loss, counted once for each pass over them."""
     read_tokens: int
     """Tokens the model read for that, prompts and padding included."""
     own: Own = field(default_factory=dict)
     """What the first pass over each mini-batch saw of every credit that it read. Empty unless `update` was asked to keep it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _First:
-    """What the pass before the first update saw of one micro-batch; nothing when there was no need of one."""
-
-    old_BT: Tensor | None = None
-    high_BT: Tensor | None = None
-    num_high: int = 0
 
 
 class Learner:
@@ -106,6 +103,11 @@ class Learner:
         self.learning_rate, self.temperature, self.num_iterations = learning_rate, temperature, num_iterations
         self.pad_id = pad_id
         self.updates = 0
+        self.skipped = 0
+        """Updates that were not made, since their loss or gradient was not finite."""
+        self.budget = cfg.micro_batch_tokens
+        """Tokens of a micro-batch; halved when memory runs out."""
+        self.watcher: Watcher = Unwatched()
         self.ranks, self.autocast, self.everywhere = ranks, autocast, everywhere
         self.device: torch.device = PartialState().device
         module: Any
@@ -143,7 +145,7 @@ class Learner:
         return make_minibatches(
             credits,
             mini_batches,
-            self.cfg.micro_batch_tokens,
+            self.budget,
             self.pad_id,
             layout=self.layout,
             skip_idle=self.cfg.skip_idle and not every_token_pulls,
@@ -151,119 +153,223 @@ class Learner:
             rank=self.ranks.rank,
         )
 
-    @torch.no_grad()
     def logprobs(self, rollouts: Sequence[Rollout]) -> list[list[float]]:
         """Present log-probs of each rollout's completion tokens, nats, in the order given."""
-        mine: dict[int, list[float]] = {}
-        for batch in self._read_only(rollouts):
-            logp_BT, _ = self.policy(batch)
-            mine |= {i: logp_BT[b][batch.mask_BT[b]].tolist() for b, i in enumerate(batch.rows)}
-        reshard(self.policy)
-        every = {i: logps for part in self.ranks.gather(mine) for i, logps in part.items()}
-        return [every[i] for i in range(len(rollouts))]
 
-    @torch.no_grad()
+        def see(batch: Batch) -> list[list[float]]:
+            logp_BT, _ = self.policy(batch)
+            return [logp_T[mask_T].tolist() for logp_T, mask_T in zip(logp_BT, batch.mask_BT, strict=True)]
+
+        return self._read_only(rollouts, see)
+
     def look(self, rollouts: Sequence[Rollout], top_k: int, asked: Sequence[Ids] | None = None) -> list[Look]:
         """The distributions behind each rollout's completion tokens under the present weights, in the order given.
 
         top_k: how many of the likeliest tokens to tell;  asked: for each rollout [T, M] token ids whose log-probs to tell too
         """
-        mine: dict[int, Look] = {}
-        for batch in self._read_only(rollouts):
+
+        def see(batch: Batch) -> list[Look]:
             wanted = None
             if asked is not None and batch.rows:
                 wanted = torch.cat([torch.from_numpy(asked[i]).long() for i in batch.rows]).to(self.device)
             found = self.policy(batch, question=Question(top_k=top_k, asked_NM=wanted))
             lengths = batch.mask_BT.sum(-1).tolist()
-            for i, parts in zip(
-                batch.rows, zip(*(t.split(lengths) for t in found), strict=True), strict=True
-            ):
+            looks = []
+            for parts in zip(*(t.split(lengths) for t in found), strict=True):
                 logp, entropy, ids, top, more = (t.cpu().numpy() for t in parts)
-                mine[i] = Look(
-                    logp_T=logp,
-                    entropy_T=entropy,
-                    top_ids_TK=ids.astype("int32"),
-                    top_logp_TK=top,
-                    asked_logp_TM=more,
+                looks.append(
+                    Look(
+                        logp_T=logp,
+                        entropy_T=entropy,
+                        top_ids_TK=ids.astype("int32"),
+                        top_logp_TK=top,
+                        asked_logp_TM=more,
+                    )
                 )
-        reshard(self.policy)
-        every = {i: look for part in self.ranks.gather(mine) for i, look in part.items()}
-        return [every[i] for i in range(len(rollouts))]
+            return looks
 
-    def _read_only(self, rollouts: Sequence[Rollout]) -> Iterator[Batch]:
-        """This rank's micro-batches of rollouts that nothing is learnt from."""
+        return self._read_only(rollouts, see)
+
+    @torch.no_grad()
+    def _read_only(self, rollouts: Sequence[Rollout], see: Callable[[Batch], list[T]]) -> list[T]:
+        """What `see` makes of every rollout, in the order given; nothing is learnt. Every rank reads its share."""
         credits = [
             Credit(rollout=r, advantages=[0.0] * len(r.completion_ids), weight=1.0, share=1.0)
             for r in rollouts
         ]
-        minis = make_minibatches(
-            credits,
-            1,
-            self.cfg.micro_batch_tokens,
-            self.pad_id,
-            layout=self.layout,
-            ranks=self.ranks.world,
-            rank=self.ranks.rank,
-        )
-        yield from (batch.to(self.device) for mini in minis for batch in mini)
+        while True:
+            minis = make_minibatches(
+                credits,
+                1,
+                self.budget,
+                self.pad_id,
+                layout=self.layout,
+                ranks=self.ranks.world,
+                rank=self.ranks.rank,
+            )
+            mine: dict[int, T] = {}
+            short = False
+            mini = [batch for one in minis for batch in one]
+            try:
+                for batch in mini:
+                    mine |= zip(batch.rows, see(batch.to(self.device)), strict=True)
+            except (RuntimeError, MemoryError) as error:
+                short = self._ran_out(error)
+            reshard(self.policy)
+            parts = self.ranks.gather((short, room.divisible_tokens(mini), mine))
+            if not any(short for short, *_ in parts):
+                every = {i: seen for *_, part in parts for i, seen in part.items()}
+                return [every[i] for i in range(len(rollouts))]
+            self._halve(max(tokens for _, tokens, _ in parts), "a forward pass")
 
     # -- update ------------------------------------------------------------------------------------------------------
 
     def update(self, minibatches: Sequence[Sequence[Batch]], loss: Loss, *, keep: bool = False) -> Report:
-        """One optimizer step per mini-batch and iteration. Raises RunError when a gradient is not finite.
+        """One optimizer step per mini-batch and iteration; none where loss or gradient is not finite.
+
+        Raises RunError when that happens too often, and when memory does not suffice for one answer.
 
         keep: hand out the log-probs and entropies that were computed on the way (Report.own)
         """
         minis = [[batch.to(self.device) for batch in mini] for mini in minibatches]
-        first: list[list[_First]] = [[_First()] * len(mini) for mini in minis]
+        firsts: list[list[First]] = [[First()] * len(mini) for mini in minis]
         if len(minis) * self.num_iterations > 1 or self.algo.top_entropy_quantile < 1:
-            first = [self._first_pass(mini) for mini in minis]
+            for k, mini in enumerate(minis):
+                minis[k], firsts[k] = self._first_pass(mini)
         reports: list[Metrics] = []
         own: dict[int, tuple[Floats, Floats]] = {}
+        updates, skipped = self.updates, self.skipped
         for iteration in range(self.num_iterations):
             kept = own if keep and iteration == 0 else None
-            for mini, before in zip(minis, first, strict=True):
-                total = 0.0
-                for i, (batch, seen) in enumerate(zip(mini, before, strict=True)):
-                    with unsynced(self.policy) if i < len(mini) - 1 else nullcontext():
-                        value, metrics = self._accumulate(batch, seen, loss, kept)
-                    total += value
-                    reports.append(metrics)
+            for k in range(len(minis)):
+                total, tallies, minis[k], firsts[k] = self.gradient(minis[k], firsts[k], loss, kept)
                 # Parts of a loss add up over ranks; what all ranks know alike is counted once.
-                reports.append({"loss": Tally(total, float(self.ranks.main))})
-                step = self._step()
-                reports.append(step if self.ranks.main else {})
+                tallies.append({"loss": Tally(total, float(self.ranks.main))})
+                step = self.step(sum(self.ranks.gather(total)), minis[k], firsts[k])
+                if step is not None:
+                    reports += [*tallies, step if self.ranks.main else {}]
         trained = sum(int(b.mask_BT.sum()) for mini in minis for b in mini) * self.num_iterations
         read = sum(b.feed.num_tokens for mini in minis for b in mini) * self.num_iterations
         parts = self.ranks.gather((merge(reports), trained, read, own))
         return Report(
-            metrics=values(merge(tallies for tallies, *_ in parts)),
-            updates=len(minis) * self.num_iterations,
+            metrics={
+                **values(merge(tallies for tallies, *_ in parts)),
+                "skipped_updates": float(self.skipped - skipped),
+                "micro_batch_tokens": float(self.budget),
+            },
+            updates=self.updates - updates,
             trained_tokens=sum(trained for _, trained, _, _ in parts),
             read_tokens=sum(read for _, _, read, _ in parts),
             own={i: pair for *_, kept in parts for i, pair in kept.items()},
         )
 
     @torch.no_grad()
-    def _first_pass(self, mini: Sequence[Batch]) -> list["_First"]:
-        """Log-probs before the first update, and which tokens' entropies are in the mini-batch's top quantile (TRL's rule)."""
-        seen = [self.policy(batch) for batch in mini]
-        reshard(self.policy)
+    def _first_pass(self, mini: list[Batch]) -> tuple[list[Batch], list[First]]:
+        """Log-probs before the first update, and which tokens' entropies are in the mini-batch's top quantile (TRL's rule).
+
+        With the micro-batches that they were seen in: smaller ones than came when memory ran out.
+        """
+        mini = self._fitting(mini)
+        while True:
+            seen: list[tuple[Tensor, Tensor]] = []
+            short = False
+            try:
+                for batch in mini:
+                    seen.append(self.policy(batch))
+            except (RuntimeError, MemoryError) as error:
+                short = self._ran_out(error)
+                seen = []
+            reshard(self.policy)
+            if not self._any_short(short, mini, "a forward pass"):
+                break
+            mini = self._recut(mini)
         quantile = self.algo.top_entropy_quantile
         if quantile >= 1 or not seen:
-            return [_First(old_BT=logp_BT) for logp_BT, _ in seen]
+            return list(mini), [First(old_BT=logp_BT) for logp_BT, _ in seen]
         mine_N = torch.cat([e_BT[b.mask_BT] for b, (_, e_BT) in zip(mini, seen, strict=True)])
         entropy_N = torch.cat(self.ranks.gather(mine_N.cpu()))
         threshold = float(torch.quantile(entropy_N, 1 - quantile))
         high = [(e_BT >= threshold) & b.mask_BT for b, (_, e_BT) in zip(mini, seen, strict=True)]
         count = int((entropy_N >= threshold).sum())
-        return [
-            _First(old_BT=logp_BT, high_BT=high_BT, num_high=count)
+        return list(mini), [
+            First(old_BT=logp_BT, high_BT=high_BT, num_high=count)
             for (logp_BT, _), high_BT in zip(seen, high, strict=True)
         ]
 
-    def _accumulate(
-        self, batch: Batch, seen: "_First", loss: Loss, kept: dict[int, tuple[Floats, Floats]] | None = None
+    def gradient(
+        self, mini: list[Batch], first: list[First], loss: Loss, kept: dict[int, tuple[Floats, Floats]] | None
+    ) -> tuple[float, list[Metrics], list[Batch], list[First]]:
+        """Forward and backward of a mini-batch: this rank's part of the loss, its tallies, and the micro-batches it took.
+
+        When memory runs out on some rank, all of them begin again with smaller ones.
+        """
+        fitting = self._fitting(mini)
+        mini, first = fitting, first if fitting is mini else moved_first(mini, first, fitting)
+        while True:
+            total, tallies, short = 0.0, [], False
+            try:
+                # Copies meet at the end: a rank that waits in the middle of a backward pass could not be told of another's fault.
+                with unsynced(self.policy):
+                    for batch, seen in zip(mini, first, strict=True):
+                        value, metrics = self.accumulate(batch, seen, loss, kept)
+                        total += value
+                        tallies.append(metrics)
+            except (RuntimeError, MemoryError) as error:
+                short = self._ran_out(error)
+            if not self._any_short(short, mini, "a forward and backward pass"):
+                break
+            self.optimizer.zero_grad()
+            smaller = self._recut(mini)
+            mini, first = smaller, moved_first(mini, first, smaller)
+        if mini and is_copied(self.policy):
+            logp_BT, _ = self.policy(nothing(self.pad_id, self.layout).to(self.device))
+            logp_BT.sum().backward()
+        return total, tallies, mini, first
+
+    # -- when memory runs out ------------------------------------------------------------------------------------------
+
+    def _ran_out(self, error: Exception) -> bool:
+        """True where a pass may be done again over less. Raises what is another error, and a clear stop where it may not."""
+        if not room.ran_out(error):
+            raise error
+        if self.cfg.shard != "none":
+            raise RunError(
+                f"update {self.updates}: out of memory with micro-batches of {self.budget:,} tokens; the weights are as they were "
+                "before it. A divided model (--learner.shard) cannot do a pass again: the other ranks are in the middle of theirs. "
+                f"Continue from the last checkpoint with --learner.micro-batch-tokens {max(1, self.budget // 2)}. Also: {room.ADVICE}"
+            ) from error
+        return True
+
+    def _any_short(self, short: bool, mini: Sequence[Batch], what: str) -> bool:
+        """Whether memory ran out on any rank; then the budget is halved on all."""
+        parts = self.ranks.gather((short, room.divisible_tokens(mini)))
+        if any(short for short, _ in parts):
+            self._halve(max(tokens for _, tokens in parts), what)
+            return True
+        return False
+
+    def _halve(self, divisible: int, what: str) -> None:
+        room.free()
+        before, self.budget = (
+            self.budget,
+            room.smaller_budget(self.budget, divisible, f"update {self.updates}"),
+        )
+        self.watcher.out_of_memory(
+            f"update {self.updates}: out of memory in {what} with micro-batches of {before:,} tokens; it is done again, and the run "
+            f"goes on, with {self.budget:,} (--learner.micro-batch-tokens). The gradient is the same"
+        )
+
+    def _fitting(self, mini: list[Batch]) -> list[Batch]:
+        """The same, or cut anew when it was cut before the budget was halved."""
+        halved = self.budget < self.cfg.micro_batch_tokens
+        return self._recut(mini) if halved and room.divisible_tokens(mini) > self.budget else mini
+
+    def _recut(self, mini: Sequence[Batch]) -> list[Batch]:
+        smaller = recut(mini, self.budget, self.pad_id, layout=self.layout) if mini else []
+        return [batch.to(self.device) for batch in smaller]
+
+    def accumulate(
+        self, batch: Batch, seen: "First", loss: Loss, kept: dict[int, tuple[Floats, Floats]] | None = None
     ) -> tuple[float, Metrics]:
         """Forward and backward of one micro-batch: its part of the loss, and its tallies. `kept` is filled."""
         # First, because nothing is held for its backward; and on every rank, since a sharded model is read together.
@@ -336,27 +442,46 @@ class Learner:
         }
         return replace(batch, adv_BT=batch.adv_BT * ratio_BT), metrics
 
-    def _step(self) -> dict[str, Tally]:
-        """Clip, step, clear; the weights stay as they are when the gradient is not finite."""
+    def step(self, loss: float, mini: Sequence[Batch], first: Sequence[First]) -> dict[str, Tally] | None:
+        """Clip, step, clear; None, and the weights stay as they are, when loss or gradient is not finite."""
         for p in self.model.parameters():
             # None when every rollout was idle: Adam's momentum and decay act all the same.
             if p.requires_grad and p.grad is None:
                 p.grad = torch.zeros_like(p)
         clipped = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.max_grad_norm)
         norm = float(whole(clipped))
-        if not math.isfinite(norm):
-            raise RunError(
-                f"update {self.updates}: the gradient's norm is {norm}; the weights are as they were before it. "
-                "Lower --learner.learning-rate, or resume from the last checkpoint"
-            )
+        if not math.isfinite(norm) or not math.isfinite(loss):
+            self.optimizer.zero_grad()
+            self._skip(BadUpdate(update=self.updates, loss=loss, grad_norm=norm, mini=mini, first=first))
+            return None
         rate = self.learning_rate * min(1.0, (self.updates + 1) / max(1, self.cfg.warmup_steps))
         set_rate(self.optimizer, rate)
-        self.optimizer.step()
+        try:
+            self.optimizer.step()
+        except (RuntimeError, MemoryError) as error:  # half of the weights may have moved
+            if not room.ran_out(error):
+                raise
+            raise RunError(
+                f"update {self.updates}: out of memory while the optimizer stepped, so the weights in memory are of no use; continue "
+                f"from the last checkpoint, or start anew, with less in memory. What helps: {room.ADVICE}, --learner.optimizer adamw_8bit"
+            ) from error
         self.optimizer.zero_grad()
         self.updates += 1
         if self.algo.sync_ref_model and self.updates % self.algo.ref_model_sync_steps == 0:
             self._move_reference()
         return {"grad_norm": Tally(norm), "learning_rate": Tally(rate)}
+
+    def _skip(self, bad: BadUpdate) -> None:
+        """Count it and tell it. Raises RunError when that was one too many; every rank alike."""
+        self.skipped += 1
+        self.watcher.skipped(bad)
+        tried, share = self.updates + self.skipped, self.cfg.max_skipped_share
+        if too_many(self.skipped, tried, share):
+            raise RunError(
+                f"{bad.sentence}. {self.skipped} of {tried} updates were skipped, more than --learner.max-skipped-share {share:g} "
+                "allows. `rlkit replay` says where the first bad value appears; then go on from the last checkpoint, as with "
+                "another reward, a lower --learner.learning-rate or --dtype float32"
+            )
 
     @torch.no_grad()
     def _move_reference(self) -> None:
@@ -407,10 +532,16 @@ class Learner:
         return {name: tensor.float().cpu() for name, tensor in tensors if self.ranks.main}
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """The optimizer's state as `NAME|field` -> tensor, for safetensors. Every rank calls it; they are rank 0's to write."""
-        return state_tensors(self.optimizer, {id(p): n for n, p in self.model.named_parameters()})
+        """The optimizer's state as `NAME|field` -> tensor, for safetensors, and what the learner counts. Every rank calls it; they are rank 0's to write."""
+        counted = {COUNTED: torch.tensor([self.skipped, self.budget])}
+        names = {id(p): n for n, p in self.model.named_parameters()}
+        return state_tensors(self.optimizer, names) | counted
 
     def load_optimizer_tensors(self, tensors: Mapping[str, Tensor], updates: int) -> None:
         """Take back what `optimizer_tensors` gave. Raises RunError when it belongs to another model."""
-        load_state_tensors(self.optimizer, dict(self.model.named_parameters()), tensors)
+        own = {name: tensor for name, tensor in tensors.items() if name != COUNTED}
+        load_state_tensors(self.optimizer, dict(self.model.named_parameters()), own)
         self.updates = updates
+        if COUNTED in tensors:  # a checkpoint of an earlier rlkit has none
+            self.skipped, budget = (int(n) for n in tensors[COUNTED])
+            self.budget = min(self.budget, budget)

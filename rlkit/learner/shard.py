@@ -32,6 +32,8 @@ def spread(policy: Policy, cfg: LearnerConfig, ranks: Ranks, device: torch.devic
         policy,
         device_ids=[device] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
+        # Tables of rotations, the same everywhere. So a forward waits for nobody, and a rank whose memory ran out can say so.
+        broadcast_buffers=False,
     )
 
 
@@ -53,13 +55,18 @@ def _divide(policy: Policy, cfg: LearnerConfig, ranks: Ranks, device: torch.devi
     fully_shard(policy, **settings)  # the rest: embedding, last norm, head
 
 
+def is_copied(module: Any) -> bool:
+    """Whether each rank holds a copy, whose gradients meet when a backward pass runs outside `unsynced`."""
+    return isinstance(module, nn.parallel.DistributedDataParallel)
+
+
 @contextmanager
 def unsynced(module: Any) -> Iterator[None]:
-    """Gradients stay on this rank, for all micro-batches but the last.
+    """Gradients stay on this rank until they are asked for together (`Learner._meet`).
 
     Only of copies: FSDP2 would keep the whole gradient on every rank instead of its part.
     """
-    if isinstance(module, nn.parallel.DistributedDataParallel):
+    if is_copied(module):
         with module.no_sync():
             yield
     else:

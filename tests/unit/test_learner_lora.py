@@ -68,7 +68,7 @@ def step(learner: Learner, times: int = 1) -> None:
         for p in learner.model.parameters():
             if p.requires_grad:
                 p.grad = torch.randn(p.shape, generator=generator)
-        learner._step()
+        learner.step(0.0, [], [])
 
 
 def logits_of(weights: dict[str, Tensor], tied: bool = False) -> Tensor:
