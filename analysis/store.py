@@ -8,6 +8,7 @@ runs/NAME/
   dynamics/                   where probability went, at tracked steps (tracks.py)
   evaluations.jsonl           one line per evaluation, with its interval
   checkpoints/step-000100/    model folders with the state to resume from
+  bad_updates/update-000014/  updates that were skipped, for `rlkit replay` (rlkit/learner/dump.py)
   summary.json                what the run came to
   .lock                       held while a process writes here
 """

@@ -40,12 +40,12 @@ def this_machine(output_dir: str | None) -> Machine:
         return Machine(
             device="cuda", name=name, memory_gib=total / GIB, free_gib=free / GIB, disk_free_gib=disk
         )
-    total, free = _host_memory()
+    total, free = host_memory()
     name = f"CPU, {os.cpu_count()} cores"
     return Machine(device="cpu", name=name, memory_gib=total / GIB, free_gib=free / GIB, disk_free_gib=disk)
 
 
-def _host_memory() -> tuple[int, int]:
+def host_memory() -> tuple[int, int]:
     """Bytes of memory of this host, or of the container it runs in, and how many are free."""
     page = os.sysconf("SC_PAGE_SIZE")
     total, free = page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")

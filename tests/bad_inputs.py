@@ -10,7 +10,7 @@ FLAGS = [
     Bad(
         "unknown command",
         "rlkit trian",
-        "command 'trian' is not known; did you mean 'train'? Known: algos, doctor, eval, rewards, score, serve, sft, simulate, tasks, train; see `rlkit --help`",
+        "command 'trian' is not known; did you mean 'train'? Known: algos, doctor, env, eval, replay, rewards, score, serve, sft, simulate, tasks, train; see `rlkit --help`",
     ),
     Bad(
         "unknown flag",

@@ -26,7 +26,7 @@ FLOORS: dict[int, set[str]] = {
         *("rewards", "samplers", "analysis", "algos", "learner", "tasks"),
         *("data", "rows", "columns", "sources", "templates"),
         *("batch", "feed", "machine", "metrics", "models", "memory", "printable", "ranks", "verify"),
-        *("checkpoint", "doctor", "rollout_metrics", "tiny", "benchmark_names"),
+        *("checkpoint", "doctor", "environment", "rollout_metrics", "tiny", "benchmark_names"),
     },
     3: {"loop", "mishaps", "evaluate", "eval_show", "preflight", "sft", "show", "scoring", "tracking"},
     4: {"build", "studies"},

@@ -25,7 +25,7 @@ class BadUpdate:
     """
 
     update: int
-    """Updates made before it."""
+    """Updates tried before it, those that were skipped too."""
     loss: float
     """Over all ranks."""
     grad_norm: float

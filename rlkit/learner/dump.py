@@ -244,14 +244,16 @@ def _read_rows(rollouts: Sequence[Mapping[str, Any]], numbers: Mapping[str, Tens
     lengths = [int(r["tokens"]) for r in rollouts]
     answers = [n - int(r["segments"][-1]["start"]) for n, r in zip(lengths, rollouts, strict=True)]
 
-    def parts(name: str, sizes: list[int]) -> list[list[Any]] | None:
-        return [t.tolist() for t in numbers[name].split(sizes)] if name in numbers else None
+    def parts(name: str, sizes: list[int]) -> list[list[Any]]:
+        return [t.tolist() for t in torch.split(numbers[name], sizes)]
 
     ids, logprobs, advantages = (
-        [t.tolist() for t in numbers[name].split(sizes)]
-        for name, sizes in (("token_ids", lengths), ("logprobs", lengths), ("advantages", answers))
+        parts("token_ids", lengths),
+        parts("logprobs", lengths),
+        parts("advantages", answers),
     )
-    old, high = parts("old", answers), parts("high", answers)
+    old = parts("old", answers) if "old" in numbers else None
+    high = parts("high", answers) if "high" in numbers else None
     return [
         Row(
             index=int(r["row"]),

@@ -107,6 +107,8 @@ class Learner:
         """Updates that were not made, since their loss or gradient was not finite."""
         self.budget = cfg.micro_batch_tokens
         """Tokens of a micro-batch; halved when memory runs out."""
+        self.halved = 0
+        """How often that was, since this process began."""
         self.watcher: Watcher = Unwatched()
         self.ranks, self.autocast, self.everywhere = ranks, autocast, everywhere
         self.device: torch.device = PartialState().device
@@ -238,7 +240,7 @@ class Learner:
                 minis[k], firsts[k] = self._first_pass(mini)
         reports: list[Metrics] = []
         own: dict[int, tuple[Floats, Floats]] = {}
-        updates, skipped = self.updates, self.skipped
+        updates, skipped, halved = self.updates, self.skipped, self.halved
         for iteration in range(self.num_iterations):
             kept = own if keep and iteration == 0 else None
             for k in range(len(minis)):
@@ -255,7 +257,7 @@ class Learner:
             metrics={
                 **values(merge(tallies for tallies, *_ in parts)),
                 "skipped_updates": float(self.skipped - skipped),
-                "micro_batch_tokens": float(self.budget),
+                "out_of_memory": float(self.halved - halved),
             },
             updates=self.updates - updates,
             trained_tokens=sum(trained for _, trained, _, _ in parts),
@@ -350,6 +352,7 @@ class Learner:
 
     def _halve(self, divisible: int, what: str) -> None:
         room.free()
+        self.halved += 1
         before, self.budget = (
             self.budget,
             room.smaller_budget(self.budget, divisible, f"update {self.updates}"),
@@ -452,7 +455,11 @@ class Learner:
         norm = float(whole(clipped))
         if not math.isfinite(norm) or not math.isfinite(loss):
             self.optimizer.zero_grad()
-            self._skip(BadUpdate(update=self.updates, loss=loss, grad_norm=norm, mini=mini, first=first))
+            self._skip(
+                BadUpdate(
+                    update=self.updates + self.skipped, loss=loss, grad_norm=norm, mini=mini, first=first
+                )
+            )
             return None
         rate = self.learning_rate * min(1.0, (self.updates + 1) / max(1, self.cfg.warmup_steps))
         set_rate(self.optimizer, rate)
@@ -532,8 +539,12 @@ class Learner:
         return {name: tensor.float().cpu() for name, tensor in tensors if self.ranks.main}
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """The optimizer's state as `NAME|field` -> tensor, for safetensors, and what the learner counts. Every rank calls it; they are rank 0's to write."""
-        counted = {COUNTED: torch.tensor([self.skipped, self.budget])}
+        """The optimizer's state as `NAME|field` -> tensor, for safetensors. Every rank calls it; they are rank 0's to write.
+
+        With what the learner counts, once there is something to count.
+        """
+        mishaps = self.skipped or self.budget < self.cfg.micro_batch_tokens
+        counted = {COUNTED: torch.tensor([self.skipped, self.budget])} if mishaps else {}
         names = {id(p): n for n, p in self.model.named_parameters()}
         return state_tensors(self.optimizer, names) | counted
 
@@ -542,6 +553,6 @@ class Learner:
         own = {name: tensor for name, tensor in tensors.items() if name != COUNTED}
         load_state_tensors(self.optimizer, dict(self.model.named_parameters()), own)
         self.updates = updates
-        if COUNTED in tensors:  # a checkpoint of an earlier rlkit has none
+        if COUNTED in tensors:
             self.skipped, budget = (int(n) for n in tensors[COUNTED])
             self.budget = min(self.budget, budget)

@@ -145,6 +145,7 @@ def _watched(model: Any, length: int, first_token: int, note: Any) -> Iterator[N
 
     def hook(name: str) -> Any:
         def on_output(module: Any, args: Any, output: Any) -> None:
+            tensor: Any  # its register_hook is not typed
             for tensor in _tensors(output):
                 where = first_token if tensor.ndim == 3 and tensor.shape[1] == length else None
                 if not told["output"] and not torch.isfinite(tensor).all():

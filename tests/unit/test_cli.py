@@ -14,6 +14,7 @@ from rlkit.algo_own import SkpoConfig
 from rlkit.algo_presets import ALGO_CONFIGS
 from rlkit.cli import (
     DOCTOR_FLAGS,
+    ENV_FLAGS,
     SIMULATE_FLAGS,
     CheckArgs,
     EvalArgs,
@@ -77,6 +78,8 @@ def listing() -> str:
                 lines.append(line)
             seen.add(line)
     lines += [f"doctor {flag} {_words(hint)}" for flag, hint in DOCTOR_FLAGS.items()]
+    lines += [f"replay {flag} {_words(hint)}" for flag, hint in DOCTOR_FLAGS.items()]
+    lines += [f"env {flag} {_words(hint)}" for flag, hint in ENV_FLAGS.items()]
     lines += [f"simulate {flag} {_words(hint)}" for flag, hint in SIMULATE_FLAGS.items()]
     return "\n".join(lines) + "\n"
 

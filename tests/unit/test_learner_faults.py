@@ -105,7 +105,7 @@ def test_an_update_that_ran_out_of_memory_is_done_again_in_smaller_parts_and_tol
     faulted = make_learner(watcher=heard, **LAYOUTS[layout])
     report = faulted.update(faulted.minibatches(grpo_credits(), 2), hungry(60))
     tokens = faulted.budget
-    assert 10 < tokens < 120 and report.metrics["micro_batch_tokens"] == tokens
+    assert 10 < tokens < 120 and report.metrics["out_of_memory"] > 0
     assert f"with {tokens:,} (--learner.micro-batch-tokens). The gradient is the same" in heard.sentences[-1]
 
     whole = make_learner(**LAYOUTS[layout])

@@ -1,5 +1,6 @@
 """Two real processes on this CPU: what they learn, write and say together is what one process does alone."""
 
+import math
 import os
 import socket
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,18 @@ from rlkit import memory
 from rlkit.algo_own import SkpoConfig
 from rlkit.algos.base import Sampling
 from rlkit.algos.skpo import Skpo
+from rlkit.batch import Batch, TokenStats
 from rlkit.config import LearnerConfig, SamplerConfig, TrainConfig
 from rlkit.errors import ConfigError, RunError
-from rlkit.learner import Learner, Report
+from rlkit.learner import Learner, Report, dump
+from rlkit.learner.bad import BadUpdate
 from rlkit.machine import GIB, Machine
+from rlkit.metrics import Metrics
 from rlkit.models import ModelShape
 from rlkit.ranks import ALONE, Ranks, SharedSampler, SharedScorer, opened
 from rlkit.samplers.scripted import Answer, ScriptedSampler
 from rlkit.types import Credit, Prompt, Request, Score
-from tests.models import tiny_model
+from tests.models import byte_tokenizer, tiny_model
 from tests.unit.test_packing import LAYOUTS, mixed_credits
 
 ROOT = Path(__file__).parents[2]
@@ -145,6 +150,7 @@ def assert_learnt_alike(
 def work(ranks: Ranks, folder: Path) -> None:
     """Everything that needs two processes, which take seconds to start."""
     keep(ranks, folder)
+    meet_faults(ranks, folder)
     torch.save(
         {name: learnt(changes, ranks) for name, changes in (GRID | MORE | HALF).items()},
         folder / f"{ranks.rank}.pt",
@@ -306,6 +312,85 @@ def test_divided_weights_and_moments_are_saved_whole_and_taken_back(worked: Path
     policy = AutoModelForCausalLM.from_pretrained(worked / "moved").state_dict()
     for n, t in tiny_model(seed=1).state_dict().items():
         torch.testing.assert_close(moved[n], 0.4 * t + 0.6 * policy[n])
+
+
+# -- faults on one rank ----------------------------------------------------------------------------------------------------
+
+
+def meet_faults(ranks: Ranks, folder: Path) -> None:
+    """Memory runs out, and later a loss is not finite, on the second rank alone."""
+    learner, algo, credits = made(case(), ranks)
+
+    def hungry(batch: Batch, out: TokenStats) -> tuple[Tensor, Metrics]:
+        if ranks.rank == 1 and batch.feed.num_tokens > 40:
+            torch.empty(1 << 60, dtype=torch.uint8)
+        return algo.loss(batch, out)
+
+    def broken(batch: Batch, out: TokenStats) -> tuple[Tensor, Metrics]:
+        value, metrics = algo.loss(batch, out)
+        return value * (math.nan if ranks.rank == 1 else 1.0), metrics
+
+    report = learner.update(learner.minibatches(credits, 2), hungry)
+    budget = learner.budget
+    skipped = learner.update(learner.minibatches(credits, 1), broken)
+    weights = {n: t.clone() for n, t in learner.weights().items()}
+    heard: list[BadUpdate] = []
+    learner.watcher = Keeps(heard)
+    learner.cfg = replace(learner.cfg, max_skipped_share=1.0)
+    learner.update(learner.minibatches(credits, 1), broken)
+    dump.write(folder / "bad", heard[0], learner, byte_tokenizer(), "")
+    divided, algo, _ = made(case(shard="fsdp2"), ranks)
+
+    def always(batch: Batch, out: TokenStats) -> tuple[Tensor, Metrics]:
+        torch.empty(1 << 60, dtype=torch.uint8)
+        return algo.loss(batch, out)
+
+    said = ""
+    try:
+        divided.update(divided.minibatches(credits, 1), always)
+    except RunError as error:
+        said = str(error)
+    torch.save((report, budget, skipped, weights, said), folder / f"faults{ranks.rank}.pt")
+
+
+class Keeps:
+    """Keeps the updates that were skipped."""
+
+    def __init__(self, heard: list[BadUpdate]) -> None:
+        self.heard = heard
+
+    def skipped(self, bad: BadUpdate) -> None:
+        self.heard.append(bad)
+
+    def out_of_memory(self, sentence: str) -> None: ...
+
+
+def test_memory_that_runs_out_on_one_rank_halves_the_micro_batches_of_all(worked: Path) -> None:
+    ranks = [torch.load(worked / f"faults{rank}.pt", weights_only=False) for rank in range(2)]
+    (report, budget, skipped, weights, _), (other_report, other_budget, _, other, _) = ranks
+    assert budget == other_budget < 10**6 and report == other_report
+    assert all(torch.equal(t, other[n]) for n, t in weights.items())
+    assert report.metrics["out_of_memory"] > 0
+    report = replace(report, metrics={**report.metrics, "out_of_memory": 0.0})
+    assert_learnt_alike(learnt(case(), ALONE), (report, weights))
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_by_all(worked: Path) -> None:
+    for rank in range(2):
+        _, _, skipped, _, _ = torch.load(worked / f"faults{rank}.pt", weights_only=False)
+        assert (skipped.updates, skipped.metrics["skipped_updates"]) == (0, 1.0)
+
+
+def test_the_dump_of_two_ranks_holds_the_rollouts_of_both(worked: Path) -> None:
+    told = dump.read(worked / "bad")
+    assert [r.index for r in told.rows] == [i for i, c in enumerate(mixed_credits()) if c.weight]
+    assert math.isnan(told.loss)
+
+
+def test_a_divided_model_that_runs_out_of_memory_stops_with_what_to_do(worked: Path) -> None:
+    for rank in range(2):
+        *_, said = torch.load(worked / f"faults{rank}.pt", weights_only=False)
+        assert "A divided model (--learner.shard) cannot do a pass again" in said
 
 
 # -- sharing, without processes --------------------------------------------------------------------------------------------
