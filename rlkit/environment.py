@@ -34,6 +34,7 @@ EXTRAS = {
     "remote": ("--reward http and judge", ("httpx", "tenacity")),
     "reasoning-gym": ("--data reasoning_gym:NAME", ("reasoning-gym",)),
     "dash": ("figures and pages", ("plotly",)),
+    "ray": ("--sampler ray", ("ray", "httpx")),
     "lora": ("--learner.lora-rank", ("peft",)),
 }
 """Extras of pyproject.toml: what each enables, and its packages (torch, which is there always, left out)."""
