@@ -1,4 +1,4 @@
-"""rlkit train | eval | score | rewards | sft | serve | doctor | replay | env | simulate | tasks | algos: arguments -> config -> one call.
+"""rlkit train | eval | score | rewards | sft | serve | doctor | replay | env | simulate | analyze | tasks | algos: arguments -> config -> one call.
 
 Every field of a config is a flag: `--learner.learning-rate 1e-4`. Two shorthands, also in TOML: the name of a room alone
 (`--algo skpo` is `--algo.name skpo`), and a setting that only one room has (`--learning-rate 1e-4`).
@@ -43,6 +43,7 @@ COMMANDS = {
     "replay": "repeat an update that was skipped, and say where its first bad value appears",
     "env": "what this machine has, for a bug report: versions, devices, extras, a self-test",
     "simulate": "watch an algorithm move the probability of a few actions",
+    "analyze": "study a model's credit: mc-credit, skip, implicit",
     "tasks": "list the procedural tasks",
     "algos": "list the algorithms",
 }
@@ -319,6 +320,8 @@ def _dispatch(args: list[str]) -> int:
         return env(self_test=parsed.self_test, as_json=parsed.json)
     if command == "simulate":
         return _simulate(rest)
+    if command == "analyze":
+        return _analyze(rest)
     if command == "score":
         return _score(rest)
     if command == "rewards":
@@ -372,6 +375,43 @@ def _simulate(args: list[str]) -> int:
     from rlkit.simulate import simulate
 
     return simulate(cfg, _console())
+
+
+def study_args(args: Sequence[str]) -> tuple[str, Any]:
+    """The study's name, and everything about it. Settings that nobody names are those of the subject's run, if it has one."""
+    from rlkit.analyze_args import STUDIES
+
+    name, *rest = args
+    if name not in STUDIES:
+        raise ConfigError(f"{unknown_name('study', name, STUDIES)}; see `rlkit analyze --help`")
+    kind, default = STUDIES[name]
+    words, flags = split_words(expand(rest, default), flag_types(kind, default))
+    if asks_help(rest):
+        return name, parse(kind, default, ["--help"], f"rlkit analyze {name}", words or ["tiny"])
+    from rlkit.commands.analyze import small, subjects, with_run
+
+    found = subjects(name, words)
+    run = None
+    if found[0][1] is not None:
+        kept = ["--config", str(found[0][1] / "config.toml")]
+        run = parse(TrainArgs, _start(TrainConfig(), kept), kept, "rlkit train").cfg
+    if "--small" in flags:
+        default = small(default)
+    default = with_run(default, found[0][0], run)
+    models = [model for model, _ in found]
+    return name, parse(kind, default, flags, f"rlkit analyze {name}", models)
+
+
+def _analyze(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help"):
+        from rlkit.analyze_args import ANALYZE_HELP
+
+        print(ANALYZE_HELP)
+        return 0
+    name, parsed = study_args(args)
+    from rlkit.commands.analyze import analyze
+
+    return analyze(name, parsed, _console())
 
 
 def score_args(args: Sequence[str]) -> ScoreArgs:

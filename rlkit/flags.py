@@ -15,7 +15,7 @@ from rlkit.algo_presets import ALGO_CONFIGS
 from rlkit.errors import ConfigError
 from rlkit.toml import owners_of
 
-POSITIONAL = ("file", "verifier")
+POSITIONAL = ("file", "verifier", "subject", "subjects")
 """Settings of a command that are not flags: what stands without one."""
 
 

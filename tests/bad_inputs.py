@@ -5,12 +5,13 @@ python -m tests.bad_inputs > docs/errors.md
 
 from tests.bad_files import SMALL, Bad
 from tests.bad_servers import SERVERS
+from tests.bad_studies import STUDIES
 
 FLAGS = [
     Bad(
         "unknown command",
         "rlkit trian",
-        "command 'trian' is not known; did you mean 'train'? Known: algos, doctor, env, eval, replay, rewards, score, serve, sft, simulate, tasks, train; see `rlkit --help`",
+        "command 'trian' is not known; did you mean 'train'? Known: algos, analyze, doctor, env, eval, replay, rewards, score, serve, sft, simulate, tasks, train; see `rlkit --help`",
     ),
     Bad(
         "unknown flag",
@@ -532,6 +533,7 @@ TABLE = {
     "Your own code": YOURS,
     "Run folders": RUNS,
     "Simulation": SIMULATED,
+    "Studies": STUDIES,
     "rlkit score": SCORES,
     "rlkit rewards": REWARDS,
     "Servers": SERVERS,

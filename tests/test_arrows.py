@@ -20,7 +20,7 @@ FLOORS: dict[int, set[str]] = {
     1: {
         *("__init__", "types", "errors", "config", "algo_config", "algo_own", "algo_presets"),
         *("userload", "toml", "flags", "boxed", "simulate_config", "score_config", "reasons"),
-        *("sampler_config", "serve_config"),
+        *("sampler_config", "serve_config", "analyze_config"),
     },
     2: {
         *("rewards", "samplers", "analysis", "algos", "learner", "tasks"),
@@ -30,7 +30,7 @@ FLOORS: dict[int, set[str]] = {
     },
     3: {"loop", "mishaps", "evaluate", "eval_show", "preflight", "sft", "show", "scoring", "tracking"},
     4: {"build", "studies"},
-    5: {"commands", "examine", "simulate"},
+    5: {"commands", "examine", "simulate", "analyze_args"},
     6: {"cli"},
     7: {"__main__"},
 }

@@ -47,3 +47,8 @@ def _interfere() -> None:
     if interrupted and (Path(interrupted) / "rollouts" / "step-000001.parquet").exists():
         del os.environ[INTERRUPT]
         signal.raise_signal(signal.SIGINT)
+
+
+def even(prompt: Prompt, text: str) -> float:
+    """1.0 when the characters' codes add up to an even number: what a random model meets about half the time."""
+    return float(sum(map(ord, text)) % 2 == 0)

@@ -143,7 +143,7 @@ def settings_of(cfg: EvalConfig, model: ModelConfig, exam: Exam, weights: Path) 
         "seed": d.seed,
         "batch": d.batch,
         "n": d.n,
-        "problem_ids": {p.id: _print_of(p.question, p.reference) for p in exam.prompts},
+        "problem_ids": {p.id: fingerprint(p.question, p.reference) for p in exam.prompts},
     }
 
 
@@ -162,7 +162,7 @@ def _own_code(reward: str) -> str | None:
     return None
 
 
-def _print_of(*values: object) -> str:
+def fingerprint(*values: object) -> str:
     return hashlib.sha256(repr(values).encode()).hexdigest()[:12]
 
 
@@ -192,4 +192,4 @@ def folder_of(
     from rlkit.analysis.eval_store import MAY_DIFFER
 
     identity = {k: v for k, v in settings.items() if k not in MAY_DIFFER}
-    return Path("evals", f"{slug(model.name)}-{name}-{_print_of(json.dumps(identity, sort_keys=True))[:6]}")
+    return Path("evals", f"{slug(model.name)}-{name}-{fingerprint(json.dumps(identity, sort_keys=True))[:6]}")

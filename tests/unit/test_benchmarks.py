@@ -236,3 +236,129 @@ def test_a_mutant_differs_in_one_place_and_the_plain_process_tells() -> None:
     }
     prompt = Prompt(id="a", token_ids=[], row={"test_setup_code": "", "tests": ["assert f(1) == 2"]})
     assert plainly(prompt, program) is True and plainly(prompt, f"{head}x - 1") is False
+
+
+# -- two_stage.py ----------------------------------------------------------------------------------------------------------
+
+ROLES = {"high": "steps", "low": "now", "optimal": "check"}
+
+
+def stage_record(seed: int, turn: int | None) -> dict[str, Any]:
+    """Looks at steps 0, 5, ... 95: `steps` rises until `turn` and falls to the good of `check`; None: it never falls."""
+    steps = list(range(0, 100, 5))
+    high = [
+        min(0.9, 0.3 + 0.6 * s / (turn or 95)) - (0 if turn is None else max(0.0, 0.012 * (s - turn)))
+        for s in steps
+    ]
+    check = [0.03 if turn is None else 0.01 + max(0.0, 0.012 * (s - turn)) for s in steps]
+    mass = {"steps": high, "check": check, "now": [1 - a - b for a, b in zip(high, check, strict=True)]}
+    exam = {"n": 4, "right": [4, 2], "best": [0, 1], "worth": {"now": 0.1, "steps": 0.5, "check": 0.9}}
+    return {
+        "settings": {"seed": seed},
+        "steps": steps,
+        "mass": mass,
+        "entropy": [0.5] * 20,
+        "reward": [0.5] * 20,
+        "live": None,
+        "tokens": 1000,
+        "turn_step": turn or 95,
+        "exams": {"turn": exam, "end": exam},
+        "seconds": [1.0, 2.0],
+    }
+
+
+def test_only_a_right_answer_with_a_right_second_look_pays_in_full() -> None:
+    from sides.graded import PLAIN, checked
+
+    from rlkit.types import Prompt
+
+    ask = Prompt(id="a", token_ids=[], question="7a+4b*3c-5d*2")
+    work = "a7+4=1b1*3=3c3-5=8d8*2=6"
+    paid = {
+        f"<check>{work};d8*2=6\\boxed{{6}}": 1.0,
+        f"<check>{work}\\boxed{{6}}": PLAIN,
+        f"<check>{work};d8*2=5\\boxed{{6}}": PLAIN,
+        f"<steps>{work};d8*2=6\\boxed{{6}}": PLAIN,
+        "<now>\\boxed{6}": PLAIN,
+        f"<check>{work};d8*2=6\\boxed{{5}}": 0.0,
+        "<check>": 0.0,
+    }
+    assert {text: checked(ask, text).value for text in paid} == paid
+
+
+def test_roles_are_read_off_the_start_and_a_start_without_them_is_refused() -> None:
+    from sides.stages import roles_at_start
+
+    mass = {"now": 0.68, "steps": 0.29, "check": 0.03}
+    assert roles_at_start(mass, {"now": 0.1, "steps": 0.5, "check": 0.9}) == ROLES
+    with pytest.raises(SystemExit, match="expected one style for each role"):
+        roles_at_start(mass, {"now": 0.1, "steps": 0.5, "check": 0.4})
+
+
+def test_the_end_of_exploitation_is_looked_at_where_weights_were_kept() -> None:
+    from sides.stages import turn_of, turn_step
+
+    turned, stays = stage_record(0, 40), stage_record(1, None)
+    turn = turn_of(turned, ROLES)
+    assert turn.t_max1 is not None and abs(turn.t_max1.step - 40) <= 10
+    assert turn_step(turned, turn, "steps") in range(30, 55, 5)
+    never = turn_of(stays, ROLES)
+    assert never.t_max1 is None and turn_step(stays, never, "steps") == 95, "the peak, which is the end"
+
+
+def test_the_tables_and_verdicts_of_a_campaign() -> None:
+    import two_stage
+    from sides import stages_svg
+
+    start = {"mass": {k: v[0] for k, v in stage_record(0, 40)["mass"].items()}, "roles": ROLES}
+    start |= {"exam": stage_record(0, 40)["exams"]["end"], "entropy": 0.5}
+    runs = {"grpo": [stage_record(0, 40), stage_record(1, 50)], "grpo_n": [stage_record(0, None)] * 2}
+    told = two_stage.summarise(start, runs)
+    # pass@8 of 4 answers is pass@4: 1 where one of them is right.
+    assert told["algos"]["grpo"]["pass"]["right@8"] == {"start": 1.0, "turn": [1.0, 1.0], "end": [1.0, 1.0]}
+    assert told["algos"]["grpo"]["pass"]["best@1"]["end"] == [0.125, 0.125]
+    words = two_stage.verdicts(told)
+    assert (
+        "grpo: exploitation ended in 2 of 2 runs" in words[0]
+        and "grpo_n: exploitation ended in 0 of 2" in words[1]
+    )
+    from rich.console import Console
+
+    console = Console(width=132, record=True, quiet=False, file=open("/dev/null", "w"))
+    for table in (
+        two_stage.mass_table(start, runs),
+        two_stage.stage_table(start, runs),
+        two_stage.pass_table(start, runs),
+    ):
+        console.print(table)
+    text = console.export_text()
+    assert "optimal check" in text and "exploration" in text and "no styles in trees" in text
+    import xml.etree.ElementTree as ET
+
+    drawn = ET.fromstring(stages_svg.draw(runs, ROLES))
+    kinds = [element.tag.rpartition("}")[2] for element in drawn]
+    assert kinds.count("polyline") == kinds.count("polygon") == 2 * 3
+
+
+def test_a_record_of_other_settings_is_not_used(tmp_path: Path) -> None:
+    from sides.stages import read, write
+
+    path = tmp_path / "grpo-0.json"
+    assert read(path, {"seed": 0}) is None
+    write(path, {"settings": {"seed": 0}, "tokens": 3})
+    assert read(path, {"seed": 0}) == {"settings": {"seed": 0}, "tokens": 3}
+    assert read(path, {"seed": 0, "steps": 5}) is None
+
+
+@pytest.mark.slow
+def test_a_run_is_measured_once(tmp_path: Path) -> None:
+    """Four steps of the real thing, and a second start that finds them."""
+    from rich.console import Console
+    from sides.stages import Plan, all_runs
+
+    plan = Plan(steps=4, every=2, prompts_per_step=2, learning_rate=1e-4, prompts=6, answers=256)
+    start, runs = all_runs(plan, ("skpo",), (0,), tmp_path, Console(quiet=True))
+    assert start["roles"] == ROLES and runs["skpo"][0]["steps"] == [0, 2, 4]
+    assert sum(runs["skpo"][0]["mass"][name][-1] for name in ROLES.values()) == pytest.approx(1, abs=0.02)
+    assert not (tmp_path / "skpo-0").exists()
+    assert all_runs(plan, ("skpo",), (0,), tmp_path, Console(quiet=True)) == (start, runs)

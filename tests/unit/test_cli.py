@@ -12,6 +12,7 @@ import pytest
 from rlkit import __version__
 from rlkit.algo_own import SkpoConfig
 from rlkit.algo_presets import ALGO_CONFIGS
+from rlkit.analyze_args import STUDIES
 from rlkit.cli import (
     DOCTOR_FLAGS,
     ENV_FLAGS,
@@ -65,6 +66,7 @@ def commands() -> dict[str, tuple[type[Any], Any]]:
         "serve": (ServeArgs, ServeConfig()),
         "score": (ScoreArgs, ScoreConfig()),
         "rewards check": (CheckArgs, CheckConfig()),
+        **{f"analyze {name}": study for name, study in STUDIES.items()},
     }
 
 

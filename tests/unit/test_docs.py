@@ -25,7 +25,7 @@ RUN_TOML = "steps = 3\nalgo = 'skpo'\n[model]\nname = 'tiny'\n"
 
 # A command stands alone on its line, or in a comment or behind a label, and ends where a gap of two spaces begins.
 LINE = re.compile(
-    r"^(?:#?\s*|.*?[:`] ?)(rlkit (?:train|eval|sft|score|serve|rewards check) [^`]*?)(?:`.*|\s{2,}.*)?$"
+    r"^(?:#?\s*|.*?[:`] ?)(rlkit (?:train|eval|sft|score|serve|rewards check|analyze) [^`]*?)(?:`.*|\s{2,}.*)?$"
 )
 
 
@@ -51,6 +51,8 @@ def parse(command: str) -> None:
         cli.parse(cli.ServeArgs, ServeConfig(), args, "rlkit serve")
     elif name == "rewards":
         cli.check_args(args[1:])
+    elif name == "analyze":
+        cli.study_args(args)
     else:
         cli.parse(cli.SftArgs, SftConfig(), args, "rlkit sft")
 

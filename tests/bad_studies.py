@@ -1,0 +1,31 @@
+"""Bad inputs of `rlkit analyze`: rows of tests/bad_inputs.py."""
+
+from tests.bad_files import Bad
+
+STUDIES = [
+    Bad(
+        "unknown study",
+        "rlkit analyze credit tiny",
+        "study 'credit' is not known; did you mean 'mc-credit'? Known: implicit, mc-credit, skip; see `rlkit analyze --help`",
+    ),
+    Bad(
+        "nothing to study",
+        "rlkit analyze skip",
+        "rlkit analyze skip takes one subject, as runs/NAME, a model folder or tiny, but got none",
+    ),
+    Bad(
+        "truth from too few continuations",
+        "rlkit analyze mc-credit tiny --k 512 --deep-groups 0",
+        "k = '512': expected at most half of 128 continuations: an estimate is held against those it has not seen",
+    ),
+    Bad(
+        "greedy continuations",
+        "rlkit analyze skip tiny --temperature 0",
+        "sampler.temperature = 0.0: expected more than 0: greedy continuations of one prefix are all the same",
+    ),
+    Bad(
+        "a key without a server",
+        "rlkit analyze implicit tiny --key OPENAI_API_KEY",
+        "key = 'OPENAI_API_KEY': expected none without --endpoint: a local model needs no key",
+    ),
+]
