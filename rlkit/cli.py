@@ -7,14 +7,10 @@ Every field of a config is a flag: `--learner.learning-rate 1e-4`. Two shorthand
 import dataclasses
 import os
 import shlex
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import tyro
@@ -26,6 +22,7 @@ from rlkit.flags import POSITIONAL, asks_help, checked, expand, flag_types, spli
 from rlkit.sampler_config import PLACES
 from rlkit.score_config import CheckConfig, ScoreConfig
 from rlkit.serve_config import ServeConfig
+from rlkit.signals import quiet_threads, sigterm_as_ctrl_c
 from rlkit.simulate_config import SimulateConfig
 from rlkit.toml import load_toml, to_flags
 
@@ -216,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The `rlkit` command. Errors that are the user's to mend end in one sentence and exit code 2, 3 or 130."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        with _sigterm_as_ctrl_c(), _quiet_threads():
+        with sigterm_as_ctrl_c(), quiet_threads():
             code = _dispatch(args)
         if sys.stdout is not None:  # None: started with it closed
             sys.stdout.flush()  # here, so that a reader that left is met below and not at the interpreter's end
@@ -248,40 +245,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _drop_stdout() -> None:
     """What is still in its buffer would be written once more at the interpreter's end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """A scheduler's SIGTERM is Ctrl-C, whatever that means at the time: at once, or after the step with a checkpoint."""
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        signal.raise_signal(signal.SIGINT)
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread: whoever owns it decides about signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _quiet_threads() -> Iterator[None]:
-    """A writer's thread (TensorBoard) that meets a full disk hands the error on to us: no need for its traceback too."""
-    before = threading.excepthook
-
-    def hook(args: threading.ExceptHookArgs) -> None:
-        if getattr(args.exc_value, "errno", None) not in DISK_FULL_ERRORS:
-            before(args)
-
-    threading.excepthook = hook
-    try:
-        yield
-    finally:
-        threading.excepthook = before
 
 
 def _dispatch(args: list[str]) -> int:

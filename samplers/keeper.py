@@ -7,6 +7,7 @@ megabytes in /dev/shm. The keeper leads a process group of its own (its parent s
 SIGTERM: let the command end by itself first. SIGUSR1: at once. Only the standard library: it starts at once.
 """
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ GRACE_SECONDS = 5.0
 """For the command to end by itself after SIGTERM."""
 LOOK_SECONDS = 5.0
 """Between two looks at which shared memory the processes hold: when they have ended, nobody can tell."""
+PR_SET_PDEATHSIG = 1
 SHARED_MEMORY = "/dev/shm/"
 THEIRS = ("psm_", "sem.mp-")
 """Names that Python's multiprocessing makes up; other files in shared memory are somebody's on purpose."""
@@ -34,7 +36,7 @@ def main(parent: int, command: list[str]) -> None:
     signal.signal(signal.SIGTERM, ask)
     signal.signal(signal.SIGUSR1, ask)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to judge
-    child = subprocess.Popen(command)
+    child = subprocess.Popen(command, preexec_fn=end_with_parent)
     held: set[str] = set()
     due = 0.0
     while child.poll() is None and not asked and os.getppid() == parent:
@@ -58,6 +60,11 @@ def main(parent: int, command: list[str]) -> None:
         child.poll()
     for name in held:
         Path(name).unlink(missing_ok=True)
+
+
+def end_with_parent() -> None:
+    """Have Linux end this process when the keeper itself is killed: Ray does so to what an actor has started."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def members() -> list[int]:

@@ -6,6 +6,7 @@ Ray decides where (CPUs, GPUs) and says when a node is gone; requests and weight
 
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from .vllm_command import ServerSpec
 
 END_SECONDS = 15.0
 """For an actor to end its server; then Ray ends the actor, and the server's keeper the server."""
+ANSWER_SECONDS = 10.0
 POLL_SECONDS = 0.5
 
 
@@ -104,6 +106,7 @@ class RayStarter:
             address = os.environ.get("RAY_ADDRESS")
             local = {"num_cpus": max(replicas, os.cpu_count() or 1)} if address is None else {}
             try:
+                _require_answer(address)
                 ray.init(
                     address=address or "local",
                     include_dashboard=False if address is None else None,
@@ -111,7 +114,7 @@ class RayStarter:
                     logging_level="warning",
                     **local,
                 )
-            except (RayError, ConnectionError, RuntimeError, ValueError) as error:
+            except (RayError, OSError, RuntimeError, ValueError) as error:
                 raise RolloutError(
                     f"--sampler ray: no cluster at RAY_ADDRESS = {address!r} ({type(error).__name__}: {error}); start one with "
                     "`ray start --head`, or unset it for a local one"
@@ -143,3 +146,10 @@ class RayStarter:
                 "a CPU, and the GPUs, for it?"
             ) from error
         return RayServer(url, key, actor, actor.wait.remote())
+
+
+def _require_answer(address: str | None) -> None:
+    """Raise OSError when nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()

@@ -14,6 +14,19 @@ def require_gone(processes: Sequence[int], patience: float = 20.0) -> None:
         time.sleep(0.05)
 
 
+def members_of(group: int) -> list[int]:
+    """The processes of a group that run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:  # it ended just now
+            continue
+        if int(its) == group and state not in "ZX":
+            found.append(int(stat.parent.name))
+    return sorted(found)
+
+
 def _runs(process: int) -> bool:
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]

@@ -20,7 +20,7 @@ FLOORS: dict[int, set[str]] = {
     1: {
         *("__init__", "types", "errors", "config", "algo_config", "algo_own", "algo_presets"),
         *("userload", "toml", "flags", "boxed", "simulate_config", "score_config", "reasons"),
-        *("sampler_config", "serve_config", "analyze_config"),
+        *("sampler_config", "serve_config", "signals", "analyze_config"),
     },
     2: {
         *("rewards", "samplers", "analysis", "algos", "learner", "tasks"),

@@ -27,7 +27,7 @@ from rlkit.types import Request, Rollout
 from tests.fake_server import logprob, token
 from tests.fakes import KEY, PATIENCE, ROOT, Fakes, call, child_of, fault, wait_for, weights_print
 from tests.models import save_tiny_model, tiny_model
-from tests.processes import require_gone
+from tests.processes import members_of, require_gone
 
 SPEC = ServerSpec(model="unused", dtype="float32", max_model_len=256, on_gpu=False)
 QUICK = FleetOptions(deadline=20.0, start_timeout=PATIENCE, beat=0.5, beat_timeout=2.0)
@@ -403,22 +403,22 @@ def test_servers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     assert learner.stdout is not None
     keeper = int(learner.stdout.readline())
 
-    def group() -> list[int]:
-        found = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = stat.read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[2]) == keeper:
-                found.append(int(stat.parent.name))
-        return found
-
-    wait_for(lambda: len(group()) == 3)
-    members = group()
+    wait_for(lambda: len(members_of(keeper)) == 3)
+    members = members_of(keeper)
     learner.kill()
     learner.wait()
     require_gone(members)
+
+
+def test_a_server_ends_when_its_keeper_is_killed(tmp_path: Path) -> None:
+    process = ServerProcess(
+        [sys.executable, "-c", "import time; time.sleep(600)"], dict(os.environ), tmp_path / "log"
+    )
+    wait_for(lambda: len(members_of(process.pid)) == 2)
+    members = members_of(process.pid)
+    os.kill(process.pid, signal.SIGKILL)
+    require_gone(members)
+    process.kill()
 
 
 def test_files_of_a_killed_learner_are_swept(tmp_path: Path) -> None:

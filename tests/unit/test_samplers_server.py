@@ -22,7 +22,7 @@ from rlkit.samplers.vllm_command import ServerSpec
 from rlkit.samplers.vllm_server import FleetOptions, LocalStarter, VllmServerSampler
 from rlkit.types import Request, Rollout
 from tests.models import save_tiny_model
-from tests.processes import require_gone
+from tests.processes import members_of, require_gone
 from tests.unit.test_samplers import ask, flat, greedy, largest_gap, prompt
 
 pytestmark = [
@@ -74,15 +74,9 @@ class Fleet:
     def processes(self, life: Life) -> list[int]:
         """A server's whole tree: keeper, API server, engine, worker."""
         group: int = life.server.process.pid  # type: ignore[attr-defined]  # a LocalServer
-        found = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                if int(stat.read_text().rpartition(")")[2].split()[2]) == group:
-                    found.append(int(stat.parent.name))
-            except OSError:
-                continue
+        found = members_of(group)
         self.seen.update(found)
-        return sorted(found)
+        return found
 
     def all_whole(self, which: int) -> None:
         """Both are there again, and each writes what transformers writes with the learner's weights."""
