@@ -133,7 +133,8 @@ class Store:
         for name in ("metrics.jsonl", "evaluations.jsonl"):
             path = self.folder / name
             if path.is_file():
-                kept = [line for line in path.read_text().splitlines() if _step_of(line) <= steps]
+                lines = path.read_text(errors="replace").splitlines()  # a damaged line belongs to no step
+                kept = [line for line in lines if _step_of(line) <= steps]
                 draft = path.with_name(f".{name}.draft")  # renamed when whole: a crash here costs no line
                 draft.write_text("".join(f"{line}\n" for line in kept))
                 draft.replace(path)
@@ -151,10 +152,11 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, oldest first. A last line cut by a crash is left out."""
     path = folder / "metrics.jsonl"
     try:
-        lines = path.read_text().splitlines()
+        content = path.read_bytes()
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); is {folder} a run folder?") from error
     try:
+        lines = content.decode().splitlines()
         return [json.loads(line) for line in lines if line.endswith("}")]
     except ValueError as error:
         raise RunError(f"{path}: holds a line that is not JSON ({error}); was it edited?") from error
@@ -215,7 +217,7 @@ def _require_new(folder: Path) -> None:
 def _step_of(line: str) -> int:
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return 1 << 62  # a line cut by a crash belongs to no step
 
 
