@@ -6,6 +6,7 @@
 #   make check      ruff, mypy --strict, who may import whom, the layout
 #   make bench      every file of benchmarks/, one table each                           BENCH_ARGS=--json
 #   make campaign   the long runs; their tables go to docs/results/
+#   make audit      known holes of the pinned packages (pip-audit), and the code read by bandit
 #   make lock       resolve requirements-cpu*.txt anew
 #   make clean      remove .venv and the tools' caches
 
@@ -24,7 +25,7 @@ TEST := $(VENV)/.test-$(VLLM)
 TEST_WORKERS ?= 2
 test: export GOMP_SPINCOUNT ?= 0
 
-CAMPAIGN := $(addprefix benchmarks/,rollout.py learns.py parity_trl.py learner.py logprobs.py time_to_reward.py stage_detector.py two_stage.py eval_coverage.py code_rewards.py verifiers.py verifier_pool.py tracking.py)
+CAMPAIGN := $(addprefix benchmarks/,rollout.py learns.py parity_trl.py learner.py logprobs.py time_to_reward.py stage_detector.py two_stage.py eval_coverage.py code_rewards.py verifiers.py verifier_pool.py tracking.py soak.py fuzz.py)
 
 # Tests that read real data find it through RLKIT_DATA alone, and are skipped without it.
 ifneq ($(wildcard ../shared/data),)
@@ -41,7 +42,7 @@ PIP := $(PY) -m pip --disable-pip-version-check -qq
 FETCH := $(PIP) wheel --no-deps --wheel-dir $(WHEELS) --find-links $(WHEELS)
 INSTALL := $(PIP) install --no-deps --no-index --find-links $(WHEELS) --no-compile
 
-.PHONY: help demo test test-all check bench campaign lock clean
+.PHONY: help demo test test-all check bench campaign audit lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -71,6 +72,13 @@ campaign: $(RUN)
 	    out=docs/results/$$(basename $$file .py).txt; echo "--- $$file -> $$out"; start=$$(date +%s); \
 	    $(PY) $$file $(CAMPAIGN_ARGS) > $$out.new; mv $$out.new $$out; cat $$out; \
 	    echo "--- $$file: $$(( $$(date +%s) - start )) s"; done
+
+# In an environment of their own: what audits the packages is not among them.
+audit: | $(PY)
+	@test -x $(VENV)/audit/bin/bandit || { $(PY) -m venv $(VENV)/audit && \
+	    $(VENV)/audit/bin/python -m pip install -qq --disable-pip-version-check "pip-audit>=2.10,<3" "bandit>=1.9,<2"; }
+	@mkdir -p docs/results && { $(VENV)/audit/bin/python .ci/audit.py > docs/results/audit.txt; code=$$?; \
+	    cat docs/results/audit.txt; exit $$code; }
 
 # --- the virtual environment --------------------------------------------------------------------------------------
 

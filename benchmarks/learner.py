@@ -223,7 +223,7 @@ def compare(shape: Shape, case: Case, per_device: int, repeats: int, console: Co
         ]
         with workers(*jobs) as opened:
             rounds = [[worker.turn() for worker in opened] for _ in range(repeats + 1)]
-        ours, theirs = (torch.load(file) for file in files)
+        ours, theirs = (torch.load(file, weights_only=True) for file in files)
     distance = float((ours - theirs).norm() / theirs.norm())
     ours_first, theirs_first = rounds[0]
     norms = ours_first.grad_norm / theirs_first.grad_norm - 1

@@ -212,6 +212,8 @@ def slope(name: str, unit: str, steps: Sequence[float], values: Sequence[float])
     blocks = min(BLOCKS, len(x_N))
     x = np.array([part.mean() for part in np.array_split(x_N, blocks)])
     y = np.array([part.mean() for part in np.array_split(y_N, blocks)])
+    if np.ptp(y) == 0:  # scipy's standard error of a constant is nan
+        return Slope(name, unit, float(y[0]), 0.0, 0.0, 0.0)
     fit = stats.linregress(x, y)
     half = float(stats.t.ppf(0.975, max(1, blocks - 2)) * fit.stderr)
     return Slope(

@@ -312,15 +312,13 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
 
 
 def _missing_weights(find: Callable[[str], Path | None], name: str) -> tuple[str, ...]:
-    """Weight files that transformers would look for and `find` does not find."""
-    for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-        path = find(index)
-        if path is not None:
-            shards = _read_json(path, name).get("weight_map")
-            files = sorted({str(f) for f in shards.values()}) if isinstance(shards, dict) else []
-            return tuple(f for f in files if find(f) is None)
-    whole = ("model.safetensors", "pytorch_model.bin")
-    return () if any(find(f) for f in whole) else whole[:1]
+    """Weight files that transformers would look for and `find` does not find. Pickled ones (pytorch_model.bin) do not count."""
+    path = find("model.safetensors.index.json")
+    if path is not None:
+        shards = _read_json(path, name).get("weight_map")
+        files = sorted({str(f) for f in shards.values()}) if isinstance(shards, dict) else []
+        return tuple(f for f in files if find(f) is None)
+    return () if find("model.safetensors") else ("model.safetensors",)
 
 
 def stop_ids(place: ModelPlace, eos: int | None) -> list[int]:
