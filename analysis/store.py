@@ -15,15 +15,28 @@ runs/NAME/
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from rlkit.errors import RunError
+from rlkit.printable import printable
 from rlkit.types import Credit, FinishReason, Group, Rollout, Segment
 
 from . import tracks
+
+
+class Reporter(Protocol):
+    """Somebody else who is told every number (--report-to; rlkit/build/reporting.py makes them)."""
+
+    name: str
+
+    def log(self, values: dict[str, float], step: int | None = None) -> None: ...
+    def finish(self) -> None: ...
 
 
 class Store:
@@ -36,6 +49,7 @@ class Store:
         """resume_from: keep what belongs to the steps up to this one and drop the rest (-1: all of it); None: a new run."""
         self.folder = folder
         self._events: Any = None
+        self._reporters: list[Reporter] = []
         try:
             self._lock = lock(folder)
             try:
@@ -63,6 +77,10 @@ class Store:
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
+    def report_to(self, reporters: Sequence["Reporter"]) -> None:
+        """Tell these too, from now on, and end with them."""
+        self._reporters += reporters
+
     def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line of metrics.jsonl, on disk before this returns, and the same as TensorBoard events."""
         with _refused_disk(self.folder / "metrics.jsonl"):
@@ -71,6 +89,21 @@ class Store:
         if self._events is not None:
             for name, value in metrics.items():
                 self._events.add_scalar(name, value, step)
+        for reporter in list(self._reporters):
+            try:
+                reporter.log(dict(metrics), step=step)
+            except (
+                Exception
+            ) as error:  # a service that is down, or a full quota: every package has its own names for it
+                self._reporters.remove(reporter)
+                print(
+                    f"rlkit: --report-to {reporter.name}: {printable(str(error))}; the run goes on without it",
+                    file=sys.stderr,
+                )
+
+    def _histogram(self, name: str, values: Any, step: int) -> None:
+        if self._events is not None and len(values):
+            self._events.add_histogram(name, values, step)
 
     def write_rollouts(self, step: int, groups: Sequence[Group], credits: Sequence[Credit]) -> None:
         """Every verified or trained rollout of a step as one parquet file."""
@@ -83,12 +116,28 @@ class Store:
         with _refused_disk(path):
             pyarrow.parquet.write_table(table, draft)
             draft.replace(path)
+        answers = [r for g in groups for role, r in everyone(g) if role == "answer"]
+        self._histogram("completions/lengths", np.array([len(r.completion_ids) for r in answers]), step)
+        self._histogram("rewards", np.array([r.value for r in answers if r.value is not None]), step)
 
     def write_track(self, table: tracks.Table, step: int, columns: Mapping[str, Sequence[Any]]) -> None:
         """One tracked step's table (tracks.COLUMNS names its columns)."""
         path = tracks.step_file(self.folder, table, step)
         with _refused_disk(path):
             tracks.write(path, table, columns)
+        if table == "tokens":
+            self._track_histograms(step, columns)
+
+    def _track_histograms(self, step: int, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Sampled tokens before and after the update, by the sign of their advantage, as TensorBoard histograms."""
+        advantage_N = np.asarray(columns["advantage"], np.float64)
+        for when in ("before", "after"):
+            p_N = np.exp(np.asarray(columns[f"logp_{when}"], np.float64))
+            for sign, which_N in (("positive", advantage_N > 0), ("negative", advantage_N < 0)):
+                self._histogram(f"dynamics/probs/{sign}_{when}", p_N[which_N], step)
+            self._histogram(
+                f"dynamics/entropies/{when}", np.asarray(columns[f"entropy_{when}"], np.float64), step
+            )
 
     def probe_answers(self) -> list[Rollout]:
         """The answers that are looked at again and again; none yet: an empty list."""
@@ -127,6 +176,8 @@ class Store:
             self._metrics.close()
         if self._events is not None:
             self._events.close()
+        for reporter in self._reporters:
+            reporter.finish()
         self._lock.release()
 
     def _truncate(self, steps: int) -> None:

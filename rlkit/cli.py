@@ -1,4 +1,4 @@
-"""rlkit train | eval | score | rewards | sft | serve | doctor | replay | env | simulate | analyze | tasks | algos: arguments -> config -> one call.
+"""rlkit train | eval | score | rewards | sft | serve | doctor | dash | replay | env | simulate | analyze | tasks | algos: arguments -> config -> one call.
 
 Every field of a config is a flag: `--learner.learning-rate 1e-4`. Two shorthands, also in TOML: the name of a room alone
 (`--algo skpo` is `--algo.name skpo`), and a setting that only one room has (`--learning-rate 1e-4`).
@@ -39,6 +39,7 @@ COMMANDS = {
     "doctor": "say in words what is wrong with a run",
     "replay": "repeat an update that was skipped, and say where its first bad value appears",
     "env": "what this machine has, for a bug report: versions, devices, extras, a self-test",
+    "dash": "look at runs in a browser, live, or write them as one page",
     "simulate": "watch an algorithm move the probability of a few actions",
     "analyze": "study a model's credit: mc-credit, skip, implicit",
     "tasks": "list the procedural tasks",
@@ -202,8 +203,33 @@ class EnvArgs:
     """Print everything as JSON."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class DashArgs:
+    """Look at runs in a browser: diagnosis in words, where probability goes, token by token, pass@k, the answers, timing.
+
+    RUNS are run folders, folders of `rlkit eval`, or folders of them; none: `runs`. The page is live while a run writes.
+
+    $ rlkit dash runs/NAME
+    $ rlkit dash runs evals
+    $ rlkit dash runs/a runs/b --export page.html
+
+    Only this machine can open the page. With another --host the address that is printed holds a token, and nobody gets in without
+    it; the variable RLKIT_DASH_TOKEN sets one of your own. docs/dashboard.md shows the page.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = (Path("runs"),)
+    """Run folders, or folders of them."""
+    host: str = "127.0.0.1"
+    """Address to listen at."""
+    port: int = 8050
+    """0: any that is free."""
+    export: Path | None = None
+    """Write one self-contained file (.html) and end."""
+
+
 DOCTOR_FLAGS = {"--json": bool}
 ENV_FLAGS = {"--json": bool, "--self-test": bool}
+DASH_FLAGS = {"--host": str, "--port": int, "--export": Path}
 SIMULATE_FLAGS = {
     f"--{f.name.replace('_', '-')}": get_type_hints(SimulateConfig)[f.name] for f in fields(SimulateConfig)
 }
@@ -281,6 +307,8 @@ def _dispatch(args: list[str]) -> int:
         from rlkit.commands.env import env
 
         return env(self_test=parsed.self_test, as_json=parsed.json)
+    if command == "dash":
+        return _dash(rest)
     if command == "simulate":
         return _simulate(rest)
     if command == "analyze":
@@ -327,6 +355,18 @@ def _replay(args: list[str]) -> int:
     kept = ["--config", str(path)]
     run = parse(TrainArgs, _start(TrainConfig(), kept), kept, "rlkit train").cfg
     return replay(parsed.dump, run, _console(), as_json=parsed.json)
+
+
+def _dash(args: list[str]) -> int:
+    words, rest = split_words(args, DASH_FLAGS)
+    flags = checked(rest, DASH_FLAGS, "dash")
+    parsed = tyro.cli(DashArgs, args=[*words, *flags], prog="rlkit dash")
+    if not 0 <= parsed.port < 1 << 16:
+        raise ConfigError(f"rlkit dash: --port {parsed.port}: expected 0 to 65535")
+    from rlkit.commands.dash import dash
+    from rlkit.examine import cases_of
+
+    return dash(parsed.runs, host=parsed.host, port=parsed.port, export=parsed.export, examine=cases_of)
 
 
 def _simulate(args: list[str]) -> int:

@@ -221,6 +221,9 @@ class LearnerConfig:
         return found
 
 
+REPORTERS = ("wandb", "trackio", "mlflow")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """What is written and when."""
@@ -239,6 +242,8 @@ class LogConfig:
     """Held-out prompts of one evaluation."""
     tensorboard: bool = True
     """Write TensorBoard events beside metrics.jsonl."""
+    report_to: str = "none"
+    """Who else is told every number: wandb, trackio, mlflow, or several with commas (TRL's name; their packages are installed by you)."""
     rollouts: bool = True
     """Keep every rollout (tokens, log-probs, advantages, scores with reasons) as parquet."""
 
@@ -247,6 +252,29 @@ class LogConfig:
             require(getattr(self, name) > 0, f"log.{name}", getattr(self, name), "at least 1")
         for name in ("show_every", "save_every", "eval_every"):
             require(getattr(self, name) >= 0, f"log.{name}", getattr(self, name), "0 (never) or more steps")
+        known = ("tensorboard", *REPORTERS)
+        for word in self._words:
+            require(word in known, "log.report_to", word, f"{', '.join(known)}, separated by commas, or none")
+        require(
+            self.tensorboard or "tensorboard" not in self._words,
+            "log.report_to",
+            "tensorboard",
+            "log.tensorboard on, or another name",
+        )
+
+    @property
+    def reporters(self) -> list[str]:
+        """`report_to` without tensorboard, which has its own switch.
+
+        >>> LogConfig(report_to="wandb, tensorboard").reporters, LogConfig().reporters
+        (['wandb'], [])
+        """
+        return [word for word in self._words if word != "tensorboard"]
+
+    @property
+    def _words(self) -> list[str]:
+        words = [word.strip() for word in self.report_to.split(",")]
+        return [] if words == ["none"] else list(dict.fromkeys(words))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,15 +1,16 @@
 """`rlkit doctor RUN`: what is wrong with a run, read from its folder, be it finished, crashed or still going."""
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from rlkit.analysis.store import read_metrics, read_rollouts
-from rlkit.doctor import CHECKS, COLUMNS, Case, diagnose, explain, setup_of
+from rlkit.doctor import CHECKS, COLUMNS, Case, Record, Setup, diagnose, explain, setup_of
 from rlkit.errors import ConfigError, RunError
 from rlkit.show import show_cases
 from rlkit.toml import load_toml
@@ -18,8 +19,20 @@ EVIDENCE_STEPS = 3
 """Steps whose rollouts are read for a finding: hundreds of answers, and seconds at most."""
 
 
-def examine(folder: Path, *, as_json: bool = False) -> int:
-    """Print what is wrong, worst first; the exit code is 1 when something serious is. Raises RunError for a folder that is no run."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examined:
+    """A run and what is wrong with it."""
+
+    config: dict[str, Any]
+    """Empty when it cannot be read."""
+    setup: Setup
+    records: Sequence[Record]
+    cases: list[Case]
+    """Worst first."""
+
+
+def examined(folder: Path) -> Examined:
+    """Raises RunError for a folder that is no run."""
     if not (folder / "metrics.jsonl").is_file():
         raise RunError(
             f"{folder}: not a run folder, since it has no metrics.jsonl (looked from {Path.cwd()}); expected a folder that "
@@ -30,6 +43,18 @@ def examine(folder: Path, *, as_json: bool = False) -> int:
     records = [r for r in read_metrics(folder) if isinstance(r.get("step"), int)]
     special = _special_tokens(folder, setup.model)
     cases = [explain(case, _rows_of(folder, case), special) for case in diagnose(records, setup)]
+    return Examined(config=config, setup=setup, records=records, cases=cases)
+
+
+def cases_of(folder: Path) -> list[Case]:
+    """What is wrong with a run, worst first. Raises RunError for a folder that is no run."""
+    return examined(folder).cases
+
+
+def examine(folder: Path, *, as_json: bool = False) -> int:
+    """Print what is wrong, worst first; the exit code is 1 when something serious is. Raises RunError for a folder that is no run."""
+    found = examined(folder)
+    records, cases = found.records, found.cases
     checked = [check.name for check in CHECKS]
     if as_json:
         findings = [
@@ -40,11 +65,11 @@ def examine(folder: Path, *, as_json: bool = False) -> int:
         print(json.dumps(told, indent=2))
     else:
         step = int(records[-1]["step"]) if records else 0
-        of = "" if setup.steps is None else f" of {setup.steps:,}"
+        of = "" if found.setup.steps is None else f" of {found.setup.steps:,}"
         ended = (folder / "summary.json").is_file()
         state = "finished" if ended else "no summary.json: still running, or ended early"
         head = f"{folder}: step {step:,}{of} ({state})"
-        if not config:
+        if not found.config:
             head += "; its config.toml cannot be read, so some checks stay silent"
         console = Console()
         with console.capture() as shown:

@@ -4,6 +4,7 @@ python -m tests.bad_inputs > docs/errors.md
 """
 
 from tests.bad_files import SMALL, Bad
+from tests.bad_pages import PAGES
 from tests.bad_servers import SERVERS
 from tests.bad_studies import STUDIES
 
@@ -11,7 +12,7 @@ FLAGS = [
     Bad(
         "unknown command",
         "rlkit trian",
-        "command 'trian' is not known; did you mean 'train'? Known: algos, analyze, doctor, env, eval, replay, rewards, score, serve, sft, simulate, tasks, train; see `rlkit --help`",
+        "command 'trian' is not known; did you mean 'train'? Known: algos, analyze, dash, doctor, env, eval, replay, rewards, score, serve, sft, simulate, tasks, train; see `rlkit --help`",
     ),
     Bad(
         "unknown flag",
@@ -533,6 +534,7 @@ TABLE = {
     "Your own code": YOURS,
     "Run folders": RUNS,
     "Simulation": SIMULATED,
+    "The dashboard": PAGES,
     "Studies": STUDIES,
     "rlkit score": SCORES,
     "rlkit rewards": REWARDS,

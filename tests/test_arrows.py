@@ -53,6 +53,7 @@ ONLY_IN = {
     "trl": ["rlkit/sft.py"],
     "triton": ["rlkit/learner/logprobs_triton.py"],
     "ray": ["samplers/ray_*.py"],
+    "dash": ["analysis/dash/*", "rlkit/commands/dash.py"],
 }
 """What changes under us changes one file."""
 NEVER_IN = {"rewards": {"torch", "transformers", "accelerate", "vllm"}}

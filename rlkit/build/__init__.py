@@ -17,6 +17,7 @@ from .policy import (
 )
 from .prompts import file_examples, held_out_prompts, load_training_rows, make_data, make_task
 from .quiet import quiet_transformers
+from .reporting import make_reporters, require_reporters
 from .samplers import SLACK_TOKENS, is_fleet, make_sampler, sampler_name, server_spec, share_sampler
 from .watching import make_tracker, style_tokens
 
@@ -36,6 +37,7 @@ __all__ = [
     "make_data",
     "make_judge",
     "make_pool",
+    "make_reporters",
     "make_sampler",
     "make_task",
     "make_tracker",
@@ -43,6 +45,7 @@ __all__ = [
     "model_folder",
     "pad_id",
     "quiet_transformers",
+    "require_reporters",
     "sampler_name",
     "server_spec",
     "share_sampler",

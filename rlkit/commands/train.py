@@ -85,6 +85,7 @@ def prepare(cfg: TrainConfig, ranks: "Ranks | None" = None) -> "tuple[Plan, Read
     from rlkit.ranks import ALONE
 
     ranks = ranks or ALONE
+    build.require_reporters(cfg)
     task = build.make_task(cfg.data.name)
     cfg = ranks.first(resolved(cfg, task))  # a run folder is named after one clock
     place = build.find_model(cfg.model)
@@ -200,7 +201,7 @@ def _closing_words(outcome: Outcome, cfg: TrainConfig) -> str:
         before = f"{outcome.before} -> " if outcome.before is not None else ""
         lines.append(f"held-out pass@1 with 95 % interval: {before}{outcome.after}")
     lines.append(f"run folder: {outcome.folder} (metrics.jsonl, rollouts/, checkpoints/)")
-    lines.append(f"look:       tensorboard --logdir {outcome.folder}")
+    lines.append(f"look:       rlkit dash {outcome.folder}, or tensorboard --logdir {outcome.folder}")
     return "\n".join(lines)
 
 
@@ -237,6 +238,8 @@ def run(
             store = Store(where, resume_from=since, tensorboard=cfg.log.tensorboard)
             (store.folder / "config.toml").write_text(tomli_w.dumps(to_toml(cfg)))
         open_things.enter_context(closing(store))
+        if isinstance(store, Store):
+            store.report_to(build.make_reporters(cfg, store.folder))
         folder = build.model_folder(ready.place, ready.task, console)
         weights = saved or folder
         algo = build.make_algorithm(

@@ -14,6 +14,7 @@ from rlkit.algo_own import SkpoConfig
 from rlkit.algo_presets import ALGO_CONFIGS
 from rlkit.analyze_args import STUDIES
 from rlkit.cli import (
+    DASH_FLAGS,
     DOCTOR_FLAGS,
     ENV_FLAGS,
     SIMULATE_FLAGS,
@@ -82,6 +83,7 @@ def listing() -> str:
     lines += [f"doctor {flag} {_words(hint)}" for flag, hint in DOCTOR_FLAGS.items()]
     lines += [f"replay {flag} {_words(hint)}" for flag, hint in DOCTOR_FLAGS.items()]
     lines += [f"env {flag} {_words(hint)}" for flag, hint in ENV_FLAGS.items()]
+    lines += [f"dash {flag} {_words(hint)}" for flag, hint in DASH_FLAGS.items()]
     lines += [f"simulate {flag} {_words(hint)}" for flag, hint in SIMULATE_FLAGS.items()]
     return "\n".join(lines) + "\n"
 
@@ -186,6 +188,7 @@ def test_bounds_that_only_hold_together_may_come_from_two_places(tmp_path: Path)
         "rewards",
         "rewards check",
         "doctor",
+        "dash",
         "simulate",
         "train --algo skpo",
     ],
@@ -220,7 +223,7 @@ def test_the_overview_names_every_command(args: list[str], capsys: pytest.Captur
     told = capsys.readouterr().out
     assert all(
         f"\n  {name} " in told
-        for name in ("train", "eval", "score", "sft", "doctor", "simulate", "tasks", "algos")
+        for name in ("train", "eval", "score", "sft", "doctor", "dash", "simulate", "tasks", "algos")
     )
 
 
