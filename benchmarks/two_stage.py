@@ -270,14 +270,14 @@ def pass_table(start: Record, runs: Mapping[str, Sequence[Record]]) -> Table:
     for name in ("", "when", "step", *(f"{which}@{k}" for which, k in kinds)):
         table.add_column(name, justify="left" if name in ("", "when") else "right")
     for algo, records in runs.items():
-        table.add_row(algo, "start", "0", *(f"{solved(start['exam'], *kind):.3f}" for kind in kinds))
+        table.add_row(algo, "start", "0", *(f"{solved(start['exam'], *kind):.2f}" for kind in kinds))
         for when, words in (("turn", "exploitation ends"), ("end", "end")):
             at = [r["turn_step"] if when == "turn" else r["steps"][-1] for r in records]
             cells = []
             for kind in kinds:
                 values = [solved(r["exams"][when], *kind) for r in records]
                 spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
-                cells.append(f"{np.mean(values):.3f} ± {spread:.3f}")
+                cells.append(f"{np.mean(values):.2f} ± {spread:.2f}")
             told = f"{min(at)}" if min(at) == max(at) else f"{min(at)} .. {max(at)}"
             table.add_row("", words, told, *cells, end_section=when == "end")
     return table
