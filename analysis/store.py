@@ -14,7 +14,7 @@ runs/NAME/
 """
 
 import json
-import shutil
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -28,6 +28,9 @@ from rlkit.printable import printable
 from rlkit.types import Credit, FinishReason, Group, Rollout, Segment
 
 from . import tracks
+
+TABLES = ("metrics.jsonl", "evaluations.jsonl")
+"""Files of one line per record, which a run goes on writing."""
 
 
 class Reporter(Protocol):
@@ -45,27 +48,39 @@ class Store:
     Raises RunError when the folder holds another run, is in use, or cannot be written.
     """
 
-    def __init__(self, folder: Path, *, resume_from: int | None = None, tensorboard: bool = True) -> None:
-        """resume_from: keep what belongs to the steps up to this one and drop the rest (-1: all of it); None: a new run."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        resume_from: int | None = None,
+        config: str = "",
+        tensorboard: bool = True,
+        held: Any = None,
+    ) -> None:
+        """resume_from: keep what belongs to the steps up to this one and drop the rest (-1: all of it); None: a new run.
+
+        config: the text of config.toml;  held: the folder's `lock`, from who has it already
+        """
         self.folder = folder
         self._events: Any = None
         self._reporters: list[Reporter] = []
-        try:
-            self._lock = lock(folder)
+        self._unsynced: list[Path] = []
+        with _writable(folder):
+            self._lock = held or lock(folder)
             try:
                 if resume_from is None:
                     _require_new(folder)
                 else:
                     self._truncate(resume_from)
+                if config:  # before the first table: what has tables can be resumed
+                    _replace(folder / "config.toml", config)
                 (folder / "rollouts").mkdir(exist_ok=True)
+                self._written = {name: _lines(folder / name) for name in TABLES}
+                self._written["rollouts"] = len(list((folder / "rollouts").glob("step-*.parquet")))
                 self._metrics = (folder / "metrics.jsonl").open("a")
             except BaseException:
                 self._lock.release()
                 raise
-        except OSError as error:
-            raise RunError(
-                f"{folder}: cannot write a run here ({error.strerror or error}); choose another --output-dir"
-            ) from error
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -81,11 +96,28 @@ class Store:
         """Tell these too, from now on, and end with them."""
         self._reporters += reporters
 
+    def written(self) -> dict[str, int]:
+        """How far the tables have come: lines of the jsonl files, number of rollout files."""
+        return dict(self._written)
+
+    def sync(self) -> None:
+        """Wait until all that was written is on the disk: a checkpoint that says so must not outlive it."""
+        tables = [path for name in TABLES if (path := self.folder / name).exists()]
+        files, self._unsynced = [*tables, *self._unsynced], []
+        with _refused_disk(self.folder):
+            for path in dict.fromkeys([*files, *(p.parent for p in files)]):
+                handle = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+
     def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line of metrics.jsonl, on disk before this returns, and the same as TensorBoard events."""
         with _refused_disk(self.folder / "metrics.jsonl"):
             self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
             self._metrics.flush()
+        self._written["metrics.jsonl"] += 1
         if self._events is not None:
             for name, value in metrics.items():
                 self._events.add_scalar(name, value, step)
@@ -116,6 +148,8 @@ class Store:
         with _refused_disk(path):
             pyarrow.parquet.write_table(table, draft)
             draft.replace(path)
+        self._written["rollouts"] += 1
+        self._unsynced.append(path)
         answers = [r for g in groups for role, r in everyone(g) if role == "answer"]
         self._histogram("completions/lengths", np.array([len(r.completion_ids) for r in answers]), step)
         self._histogram("rewards", np.array([r.value for r in answers if r.value is not None]), step)
@@ -125,6 +159,7 @@ class Store:
         path = tracks.step_file(self.folder, table, step)
         with _refused_disk(path):
             tracks.write(path, table, columns)
+        self._unsynced.append(path)
         if table == "tokens":
             self._track_histograms(step, columns)
 
@@ -165,11 +200,12 @@ class Store:
         path = self.folder / "evaluations.jsonl"
         with _refused_disk(path), path.open("a") as file:
             file.write(json.dumps(dict(row)) + "\n")
+        self._written["evaluations.jsonl"] += 1
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         path = self.folder / "summary.json"
         with _refused_disk(path):
-            path.write_text(json.dumps(dict(summary), indent=2) + "\n")
+            _replace(path, json.dumps(dict(summary), indent=2) + "\n")
 
     def close(self) -> None:
         with suppress(OSError):  # every line was flushed; what a full disk refused has been told
@@ -181,22 +217,19 @@ class Store:
         self._lock.release()
 
     def _truncate(self, steps: int) -> None:
-        for name in ("metrics.jsonl", "evaluations.jsonl"):
+        for name in TABLES:
             path = self.folder / name
             if path.is_file():
                 lines = path.read_text(errors="replace").splitlines()  # a damaged line belongs to no step
                 kept = [line for line in lines if _step_of(line) <= steps]
-                draft = path.with_name(f".{name}.draft")  # renamed when whole: a crash here costs no line
-                draft.write_text("".join(f"{line}\n" for line in kept))
-                draft.replace(path)
+                _replace(path, "".join(f"{line}\n" for line in kept))
+        (self.folder / "summary.json").unlink(missing_ok=True)  # of a run that has not ended
         for path in (self.folder / "rollouts").glob("step-*.parquet"):
             if int(path.stem.removeprefix("step-")) > steps:
                 path.unlink()
         for draft in (self.folder / "rollouts").glob(".step-*.draft"):
             draft.unlink()
         tracks.drop_after(self.folder, steps)
-        for draft in self.checkpoints.glob(".step-*.draft"):
-            shutil.rmtree(draft, ignore_errors=True)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -244,7 +277,36 @@ def _refused_disk(path: Path) -> Iterator[None]:
         ) from error
 
 
+def missing(before: Mapping[str, int], now: Mapping[str, int]) -> list[str]:
+    """What `Store.written` counted at a checkpoint and a resume did not find, in words.
+
+    >>> missing({"metrics.jsonl": 9, "rollouts": 4}, {"metrics.jsonl": 7, "rollouts": 4})
+    ['metrics.jsonl had 9 lines and has 7']
+    """
+    units = {name: f"{name} had {{}} lines and has {{}}" for name in TABLES}
+    units["rollouts"] = "rollouts/ had {} files and has {}"
+    lost = [name for name in before if name in units and now.get(name, 0) < before[name]]
+    return [units[name].format(before[name], now.get(name, 0)) for name in lost]
+
+
+def hold(folder: Path) -> Any:
+    """The lock of a run folder, for `Store`. Raises RunError when another process has it or the folder cannot be written."""
+    with _writable(folder):
+        return lock(folder)
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{folder}: cannot write a run here ({error.strerror or error}); choose another --output-dir"
+        ) from error
+
+
 def lock(folder: Path) -> Any:
+    """The folder's lock, held. Raises RunError when another process has it, OSError when it cannot be written."""
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -258,8 +320,23 @@ def lock(folder: Path) -> Any:
     return held
 
 
+def _replace(path: Path, text: str) -> None:
+    """One whole file or the one before: a crash here costs no line."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def _lines(path: Path) -> int:
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
 def _require_new(folder: Path) -> None:
-    if (folder / "metrics.jsonl").exists():
+    """A folder whose process ended before it had written anything is new."""
+    if _lines(folder / "metrics.jsonl") or _lines(folder / "evaluations.jsonl"):
         raise RunError(
             f"{folder}: holds a run already; continue it with `rlkit train --resume {folder}`, or choose another --output-dir"
         )

@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -19,7 +19,6 @@ from rlkit import __version__
 from rlkit.config import EvalConfig, SftConfig, TrainConfig
 from rlkit.errors import DISK_FULL_ERRORS, ConfigError, RlkitError, RunError, unknown_name
 from rlkit.flags import POSITIONAL, asks_help, checked, expand, flag_types, split_words
-from rlkit.sampler_config import PLACES
 from rlkit.score_config import CheckConfig, ScoreConfig
 from rlkit.serve_config import ServeConfig
 from rlkit.signals import quiet_threads, sigterm_as_ctrl_c
@@ -59,7 +58,9 @@ class TrainArgs:
     config: Path | None = None
     """A TOML file with settings; flags overrule it. The config.toml of a run folder is one."""
     resume: Path | None = None
-    """Continue the run in this folder, bit for bit as if it had never stopped."""
+    """Continue the run in this folder (latest: the last of runs/), bit for bit as if it had never stopped: docs/resume.md."""
+    allow_changes: bool = False
+    """With --resume: go on although changed settings make it another run."""
     dry_run: bool = False
     """Show the plan (batch, memory, disk, data, a prompt, a scored gold answer) and end before any weight loads."""
 
@@ -475,14 +476,33 @@ def _train(args: list[str]) -> int:
     if resume is None:
         parsed = parse(TrainArgs, _start(TrainConfig(), args), args, "rlkit train")
     else:
-        path = _config_of(Path(resume))
-        kept = ["--config", str(path)]
-        before = parse(TrainArgs, _start(TrainConfig(), kept), kept, "rlkit train").cfg
-        parsed = parse(TrainArgs, before, args, "rlkit train")
-        _require_same(before, parsed.cfg)
+        parsed = _resumed(resume, args)
     from rlkit.commands.train import train
 
     return train(parsed.cfg, _console(), resume=parsed.resume, dry_run=parsed.dry_run)
+
+
+def _resumed(name: str, args: Sequence[str]) -> TrainArgs:
+    """The run's settings with flags over them, held against those of its newest checkpoint: its config.toml may have been edited."""
+    from rlkit.commands.resume import changes, find_run, require_same_maths, show_changes
+
+    run = find_run(name)
+    now = _settings_in(_config_of(run))
+    parsed: TrainArgs = parse(TrainArgs, now, args, "rlkit train")
+    from rlkit.checkpoint import config_of
+
+    saved = config_of(run / "checkpoints")
+    found = changes(now if saved is None else _settings_in(saved), parsed.cfg)
+    if os.environ.get("RANK", "0") == "0":
+        show_changes(found, _console())
+    require_same_maths(found, parsed.allow_changes)
+    return replace(parsed, resume=run)
+
+
+def _settings_in(path: Path) -> TrainConfig:
+    kept = ["--config", str(path)]
+    cfg: TrainConfig = parse(TrainArgs, _start(TrainConfig(), kept), kept, "rlkit train").cfg
+    return cfg
 
 
 def _config_of(run: Path) -> Path:
@@ -541,39 +561,6 @@ def _value_of(flag: str, args: Sequence[str]) -> str | None:
         elif arg.startswith(f"{flag}="):
             found = arg.partition("=")[2]
     return found
-
-
-MAY_CHANGE = ("steps", "token_budget", "log", "output_dir")
-"""What a resumed run may do differently without being another run."""
-_PLACES = {f"sampler.{name}" for name in PLACES}
-
-
-def _require_same(before: TrainConfig, after: TrainConfig) -> None:
-    old, new = _settings(before), _settings(after)
-    changed = [
-        f"{name} = {new.get(name)!r} (it was {old.get(name)!r})"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name.partition(".")[0] not in MAY_CHANGE and name not in _PLACES
-    ]
-    if changed:
-        raise ConfigError(
-            f"--resume: {', '.join(changed)} would make it another run; only {', '.join(MAY_CHANGE)} may change. "
-            "Start a new run for other settings"
-        )
-
-
-def _settings(cfg: TrainConfig) -> dict[str, Any]:
-    """Every setting by its full name."""
-    out: dict[str, Any] = {}
-    for f in fields(cfg):
-        value = getattr(cfg, f.name)
-        inner = (
-            {f"{f.name}.{g.name}": getattr(value, g.name) for g in fields(value)}
-            if is_dataclass(value)
-            else {}
-        )
-        out |= inner or {f.name: value}
-    return out
 
 
 def _console() -> "Console":

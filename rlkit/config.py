@@ -12,7 +12,8 @@ from typing import Literal
 from rlkit.algo_config import AlgoConfig
 from rlkit.algo_presets import GrpoConfig
 from rlkit.errors import require
-from rlkit.sampler_config import SamplerConfig as SamplerConfig  # a room of the configs below
+from rlkit.log_config import LogConfig as LogConfig  # rooms of the configs below
+from rlkit.sampler_config import SamplerConfig as SamplerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,62 +220,6 @@ class LearnerConfig:
             require(pattern not in found, "learner.lr_multipliers", word, f"{pattern} once")
             found[pattern] = value
         return found
-
-
-REPORTERS = ("wandb", "trackio", "mlflow")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogConfig:
-    """What is written and when."""
-
-    every: int = 1
-    """Steps between metric lines; the last step and those that are tracked (--track.every) always have one."""
-    show_every: int = 25
-    """Steps between prompts shown with their best and worst completion; 0: never."""
-    save_every: int = 100
-    """Steps between checkpoints; the last step is always saved. 0: only the last."""
-    save_total_limit: int = 2
-    """Checkpoints kept (the newest)."""
-    eval_every: int = 0
-    """Steps between evaluations on held-out prompts; 0: never during training."""
-    eval_prompts: int = 500
-    """Held-out prompts of one evaluation."""
-    tensorboard: bool = True
-    """Write TensorBoard events beside metrics.jsonl."""
-    report_to: str = "none"
-    """Who else is told every number: wandb, trackio, mlflow, or several with commas (TRL's name; their packages are installed by you)."""
-    rollouts: bool = True
-    """Keep every rollout (tokens, log-probs, advantages, scores with reasons) as parquet."""
-
-    def __post_init__(self) -> None:
-        for name in ("every", "save_total_limit", "eval_prompts"):
-            require(getattr(self, name) > 0, f"log.{name}", getattr(self, name), "at least 1")
-        for name in ("show_every", "save_every", "eval_every"):
-            require(getattr(self, name) >= 0, f"log.{name}", getattr(self, name), "0 (never) or more steps")
-        known = ("tensorboard", *REPORTERS)
-        for word in self._words:
-            require(word in known, "log.report_to", word, f"{', '.join(known)}, separated by commas, or none")
-        require(
-            self.tensorboard or "tensorboard" not in self._words,
-            "log.report_to",
-            "tensorboard",
-            "log.tensorboard on, or another name",
-        )
-
-    @property
-    def reporters(self) -> list[str]:
-        """`report_to` without tensorboard, which has its own switch.
-
-        >>> LogConfig(report_to="wandb, tensorboard").reporters, LogConfig().reporters
-        (['wandb'], [])
-        """
-        return [word for word in self._words if word != "tensorboard"]
-
-    @property
-    def _words(self) -> list[str]:
-        words = [word.strip() for word in self.report_to.split(",")]
-        return [] if words == ["none"] else list(dict.fromkeys(words))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

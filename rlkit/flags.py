@@ -159,7 +159,7 @@ def expand(args: Sequence[str], default: Any) -> list[str]:
     >>> expand(["--algo", "skpo", "--learning-rate=1e-4", "--steps", "3"], TrainConfig())
     ['--algo.name', 'skpo', '--learner.learning-rate=1e-4', '--steps', '3']
     """
-    own = {f.name for f in fields(default)} | {"config", "resume", "dry_run", "json"}
+    own = {f.name for f in fields(default)} | {"config", "resume", "allow_changes", "dry_run", "json"}
     owners = owners_of(default)
     out = []
     for arg in args:

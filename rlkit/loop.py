@@ -15,24 +15,23 @@ A run stopped after step k and resumed is the run that never stopped: everything
 checkpoint of step k, and all of a step's randomness is drawn from (seed, step).
 """
 
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from rlkit import checkpoint
 from rlkit.algos.base import Algorithm
 from rlkit.algos.ops import seed_of
-from rlkit.checkpoint import Position
+from rlkit.checkpoint import Position, Saver
+from rlkit.checkpoint.randomness import states
 from rlkit.config import TrainConfig
 from rlkit.errors import SamplerGone
 from rlkit.learner import Learner
 from rlkit.learner.look import Own
 from rlkit.rollout_metrics import rollout_metrics
+from rlkit.stopping import GaveUp, Stop
 from rlkit.types import Credit, Group, Prompt, Request, Rollout, Sampler, State
 from rlkit.verify import Judge, leaves_of
 
@@ -47,10 +46,10 @@ class Data(Protocol):
 class RunStore(Protocol):
     """Where a run is written (rlkit.analysis.store.Store)."""
 
-    @property
-    def checkpoints(self) -> Path: ...
     def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None: ...
     def write_rollouts(self, step: int, groups: Sequence[Group], credits: Sequence[Credit]) -> None: ...
+    def written(self) -> dict[str, int]: ...
+    def sync(self) -> None: ...
 
 
 class Tracker(Protocol):
@@ -73,11 +72,14 @@ class View(Protocol):
 
 
 class Stopped(Exception):
-    """The person asked the run to stop; its last checkpoint is of the step named."""
+    """Somebody asked the run to stop; its last checkpoint is of the step named.
 
-    def __init__(self, step: int) -> None:
+    given_up: of the step after it, what was going on when the time was over; None: that step had not begun
+    """
+
+    def __init__(self, step: int, given_up: str | None = None) -> None:
         super().__init__(step)
-        self.step = step
+        self.step, self.given_up = step, given_up
 
 
 def train(
@@ -91,11 +93,11 @@ def train(
     store: RunStore,
     tracker: Tracker,
     view: View,
-    tokenizer: Any,
+    saver: Saver,
     evaluate: Callable[[int], Mapping[str, float]],
     start: Position,
 ) -> Position:
-    """Run from `start` to cfg.steps or the token budget; returns where it ended. Raises Stopped on Ctrl-C.
+    """Run from `start` to cfg.steps or the token budget; returns where it ended. Raises Stopped on Ctrl-C and signals.
 
     evaluate: called with a step's number, writes its own record and returns the numbers to log
     """
@@ -106,30 +108,45 @@ def train(
             step=step,
             updates=learner.updates,
             sampled_tokens=sampled,
-            data=data.state_dict(),
-            algo=algo.state_dict(),
+            data=deepcopy(data.state_dict()),  # it may be written while the next step goes on
+            algo=deepcopy(algo.state_dict()),
+            written=store.written(),
+            random=states(),
         )
 
-    with _ctrl_c(view) as asked_to_stop:
+    def save(position: Position, wait: bool) -> None:
+        with clock("save"):
+            store.sync()  # first what the checkpoint counts on
+            saver.save(position, wait=wait)
+
+    alone, seconds = learner.ranks.world == 1, lambda: saver.seconds
+    stopping = Stop(view.say, cfg.log.signals, cfg.log.grace, save_seconds=seconds, may_give_up=alone)
+    with stopping, saver:
         while step < cfg.steps and (cfg.token_budget is None or sampled < cfg.token_budget):
-            kept = deepcopy(here())
+            before = here()
             step, clock = step + 1, _Clock(view)
             version, ask = learner.updates, _Counted(sampler)
             try:
-                drawn = _sample(cfg, step, data, ask, judge, algo, clock)
-            except SamplerGone:
-                if kept.step > 0:  # the learner is as the last step left it
-                    checkpoint.save(store.checkpoints, learner, tokenizer, kept, cfg.log.save_total_limit)
+                with stopping.may_give_up():
+                    drawn = _sample(cfg, step, data, ask, judge, algo, clock)
+                    with clock("track"):
+                        tracker.begin(step, drawn.groups)
+                    sampler.rest()
+                    with clock("credit"):
+                        credits = algo.credit(drawn.kept, learner.logprobs(algo.rescore(drawn.kept)))
+                        minibatches = learner.minibatches(credits, cfg.mini_batches)
+                    with clock("track"):
+                        tracker.before(credits)
+            except (GaveUp, SamplerGone) as cause:
+                given_up = clock.phase
+                if (
+                    before.step
+                ):  # the learner is as that step left it; before the first there is nothing to keep
+                    save(before, wait=True)
                     learner.ranks.wait()
-                raise
-            with clock("track"):
-                tracker.begin(step, drawn.groups)
-            sampler.rest()
-            with clock("credit"):
-                credits = algo.credit(drawn.kept, learner.logprobs(algo.rescore(drawn.kept)))
-                minibatches = learner.minibatches(credits, cfg.mini_batches)
-            with clock("track"):
-                tracker.before(credits)
+                if isinstance(cause, SamplerGone):
+                    raise
+                raise Stopped(before.step, given_up) from None
             with clock("train"):
                 report = learner.update(minibatches, algo.loss, keep=tracker.due)
             with clock("track"):
@@ -153,10 +170,14 @@ def train(
             last = step == cfg.steps or (cfg.token_budget is not None and sampled >= cfg.token_budget)
             due = last or bool(moved) or step % max(1, cfg.log.every) == 0
             if cfg.log.eval_every and step % cfg.log.eval_every == 0:
-                metrics |= evaluate(step)
                 due = True
-                # What the evaluation left in the prefix cache would change the next step's last bits.
-                sampler.load(learner.weights(), learner.updates)
+                try:
+                    with stopping.may_give_up():
+                        metrics |= evaluate(step)
+                    # What the evaluation left in the prefix cache would change the next step's last bits.
+                    sampler.load(learner.weights(), learner.updates)
+                except GaveUp:
+                    view.say(f"step {step}: its evaluation was given up, and its line has no score")
             if due:
                 store.write_metrics(step, metrics)
             if cfg.log.rollouts:
@@ -164,10 +185,9 @@ def train(
             view.step(step, metrics)
             if cfg.log.show_every and step % cfg.log.show_every == 0:
                 view.sample(step, drawn.groups)
-            stop = learner.ranks.any(asked_to_stop())
+            stop = learner.ranks.any(stopping.asked)
             if last or stop or (cfg.log.save_every and step % cfg.log.save_every == 0):
-                position = here()
-                checkpoint.save(store.checkpoints, learner, tokenizer, position, cfg.log.save_total_limit)
+                save(here(), wait=last or stop)
                 learner.ranks.wait()  # nobody leaves while one writes
             if stop and not last:
                 raise Stopped(step)
@@ -236,9 +256,12 @@ class _Clock:
         self.view = view
         self.began = time.perf_counter()
         self.phases: dict[str, float] = {}
+        self.phase = ""
+        """The last that began."""
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
+        self.phase = phase
         self.view.phase(phase)
         began = time.perf_counter()
         yield
@@ -248,26 +271,3 @@ class _Clock:
         total = time.perf_counter() - self.began
         seconds = {f"timing_s/{name}": value for name, value in self.phases.items()}
         return {**seconds, "step_time": total, "tokens_per_second": tokens / total}
-
-
-@contextmanager
-def _ctrl_c(view: View) -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C lets the step finish and be saved; the second stops at once."""
-    asked = False
-
-    def on_interrupt(signum: int, frame: object) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        view.say("stopping after this step, with a checkpoint (Ctrl-C again: at once, without)")
-
-    try:
-        before = signal.signal(signal.SIGINT, on_interrupt)
-    except ValueError:  # not in the main thread: whoever owns it decides about Ctrl-C
-        yield lambda: False
-        return
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -11,9 +11,6 @@ KnownSampler = Literal["vllm", "vllm-server", "ray", "hf"]
 KEY_VARIABLE = "RLKIT_SERVER_KEY"
 """Environment variable with the key that a fleet's servers ask for. Never a flag: flags are kept in config.toml."""
 
-PLACES = ("urls", "replicas", "gpus", "tensor_parallel", "transfer", "deadline", "start_timeout", "restarts")
-"""Settings that say where servers are and how long they are waited for: a resumed run may have others."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplerConfig:

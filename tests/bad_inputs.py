@@ -347,7 +347,22 @@ RUNS = [
     Bad(
         "--resume with other settings",
         "rlkit train --resume runs/done --learning-rate 1 --seed 7",
-        "--resume: learner.learning_rate = 1.0 (it was 1e-06), seed = 7 (it was 0) would make it another run; only steps, token_budget, log, output_dir may change. Start a new run for other settings",
+        "--resume: learner.learning_rate = 1.0 (it was 1e-06), seed = 7 (it was 0) would make it another run; add --allow-changes if you want that one, or start a new run",
+    ),
+    Bad(
+        "--resume with another algorithm",
+        "rlkit train --resume runs/done --algo dapo --allow-changes",
+        "--resume: algo.name = 'dapo' (it was 'grpo') cannot change in a run, since the checkpoint's state belongs to it; start a new run, from its weights with --model RUN/checkpoints/latest",
+    ),
+    Bad(
+        "--resume of an edited config.toml",
+        "rlkit train --resume runs/edited-config",
+        "--resume: seed = 3 (it was 0) would make it another run; add --allow-changes if you want that one, or start a new run",
+    ),
+    Bad(
+        "signal that no scheduler sends",
+        "rlkit train --save-on-signal SIGKILL",
+        "log.save_on_signal = 'SIGKILL': expected of SIGTERM, SIGUSR1, SIGUSR2, SIGHUP, SIGXCPU, separated by commas",
     ),
     Bad(
         "--resume on other data",
@@ -357,12 +372,17 @@ RUNS = [
     Bad(
         "unreadable checkpoint",
         "rlkit train --resume runs/unreadable --steps 3",
-        "runs/unreadable/checkpoints/step-000002/rlkit/state.json: not a readable checkpoint (JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)); delete the folder runs/unreadable/checkpoints/step-000002 to resume from an earlier one",
+        "runs/unreadable/checkpoints: no checkpoint can be used (step-000002: rlkit/state.json cannot be read (JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 (char 1))). Put a copy of one back, or delete the folder runs/unreadable/checkpoints to go on from the beginning",
     ),
     Bad(
-        "cut checkpoint",
+        "damaged checkpoint",
         "rlkit train --resume runs/cut --steps 3",
-        "runs/cut/checkpoints/step-000002/rlkit/optimizer.safetensors: not readable (...); delete the folder runs/cut/checkpoints/step-000002 to resume from an earlier one",
+        "runs/cut/checkpoints: no checkpoint can be used (step-000002: rlkit/optimizer.safetensors is not what was written: its checksum differs). Put a copy of one back, or delete the folder runs/cut/checkpoints to go on from the beginning",
+    ),
+    Bad(
+        "checkpoint of an rlkit to come",
+        "rlkit train --resume runs/newer --steps 3",
+        "runs/newer/checkpoints/step-000002/rlkit/state.json: format 9, this rlkit reads format 3; end the run with the rlkit that began it, or begin a new one from its weights (--model runs/newer/checkpoints/step-000002)",
     ),
     Bad(
         "doctor of no folder",

@@ -20,13 +20,13 @@ FLOORS: dict[int, set[str]] = {
     1: {
         *("__init__", "types", "errors", "config", "algo_config", "algo_own", "algo_presets"),
         *("userload", "toml", "flags", "boxed", "simulate_config", "score_config", "reasons"),
-        *("sampler_config", "serve_config", "signals", "analyze_config"),
+        *("sampler_config", "serve_config", "signals", "analyze_config", "log_config"),
     },
     2: {
         *("rewards", "samplers", "analysis", "algos", "learner", "tasks"),
         *("data", "rows", "columns", "sources", "templates"),
         *("batch", "feed", "machine", "metrics", "models", "memory", "printable", "ranks", "verify"),
-        *("checkpoint", "doctor", "environment", "rollout_metrics", "tiny", "benchmark_names"),
+        *("checkpoint", "stopping", "doctor", "environment", "rollout_metrics", "tiny", "benchmark_names"),
     },
     3: {"loop", "mishaps", "evaluate", "eval_show", "preflight", "sft", "show", "scoring", "tracking"},
     4: {"build", "studies"},

@@ -15,6 +15,8 @@ from rlkit.errors import DISK_FULL_ERRORS, ConfigError, Interrupted, ModelError,
 from rlkit.printable import printable
 from rlkit.types import AnyVerifier, Prompt, Sampler, Task
 
+from .resume import open_run
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -209,34 +211,26 @@ def run(
     ready: Ready, console: "Console", *, resume: Path | None = None, ranks: "Ranks | None" = None
 ) -> Outcome:
     """Open everything, train, evaluate before and after, close everything."""
-    import tomli_w
-
     from rlkit import checkpoint, loop
     from rlkit.algos.base import Sampling
-    from rlkit.analysis.store import Store, read_metrics
-    from rlkit.checkpoint import Position
+    from rlkit.algos.ops import seed_of
+    from rlkit.analysis.store import read_metrics
+    from rlkit.checkpoint import Saver, randomness
     from rlkit.doctor import Watch, setup_of
     from rlkit.learner import ADAPTER, REFERENCE, Learner
+    from rlkit.machine import host_memory
     from rlkit.mishaps import Mishaps
-    from rlkit.ranks import ALONE, Nowhere
+    from rlkit.ranks import ALONE
     from rlkit.show import Terminal
     from rlkit.toml import to_toml
 
     ranks = ranks or ALONE
-    cfg, tokenizer, held_out = ready.cfg, ready.tokenizer, ready.held_out
-    longest = cfg.max_completion_length or 0
-    start = Position(step=0, updates=0, sampled_tokens=0, data={}, algo={})
-    # A run that was stopped before its first checkpoint goes on from its beginning.
-    saved = None if resume is None else checkpoint.newest(resume / "checkpoints")
-    if saved is not None:
-        start = checkpoint.read_position(saved)
+    tokenizer, held_out = ready.tokenizer, ready.held_out
+    longest = ready.cfg.max_completion_length or 0
     with ExitStack() as open_things:
-        where = resume or Path(cfg.output_dir or "runs/run")
-        store: Store | Nowhere = Nowhere(where)
-        if ranks.main:
-            since = None if resume is None else -1 if saved is None else start.step
-            store = Store(where, resume_from=since, tensorboard=cfg.log.tensorboard)
-            (store.folder / "config.toml").write_text(tomli_w.dumps(to_toml(cfg)))
+        where = resume or Path(ready.cfg.output_dir or "runs/run")
+        run = open_run(where, ready.cfg, ready.data, ranks, console, resume=resume is not None)
+        cfg, store, start, saved = run.cfg, run.store, run.start, run.saved
         open_things.enter_context(closing(store))
         if isinstance(store, Store):
             store.report_to(build.make_reporters(cfg, store.folder))
@@ -291,7 +285,6 @@ def run(
         )
         if saved is not None:
             checkpoint.restore_optimizer(saved, learner, start.updates)
-            ready.data.load_state_dict(start.data)
             algo.load_state_dict(start.algo)
         evaluate = _evaluator(cfg, sampler, judge, held_out, store)
         past = ranks.first([] if saved is None else read_metrics(store.folder))
@@ -307,6 +300,11 @@ def run(
             probe=ranks.first(store.probe_answers()),
             past=past,
         )
+        # Here, since what was built before may have drawn from them.
+        if run.generators:
+            randomness.restore(run.generators)
+        else:
+            randomness.seed(seed_of(cfg.seed, "generators", ranks.rank))
         before = None
         if held_out and saved is None:
             with console.status(f"answering {len(held_out):,} held-out prompts"):
@@ -316,9 +314,20 @@ def run(
         dtype = "bfloat16" if build.wants_bfloat16(cfg.model) else "float32"
         watch = Watch(setup_of(to_toml(cfg), dtype), past)
         with Terminal(cfg.algo.name, cfg.steps, start.step, console, watch) as view:
-            learner.watcher = Mishaps(learner, store.folder, tokenizer, tomli_w.dumps(to_toml(cfg)), view.say)
+            learner.watcher = Mishaps(learner, store.folder, tokenizer, run.about.config, view.say)
             if cfg.learner.packing and learner.why_padded:
                 view.say(f"sequences are padded, not packed: {learner.why_padded}")
+            saver = Saver(
+                where / "checkpoints",
+                learner,
+                tokenizer,
+                keep=cfg.log.save_total_limit,
+                about=run.about,
+                saved_step=None if saved is None else start.step,
+                background=cfg.log.async_save,
+                free_bytes=lambda: host_memory()[1],
+                say=view.say,
+            )
             try:
                 end = loop.train(
                     cfg,
@@ -330,14 +339,12 @@ def run(
                     store=store,
                     tracker=tracker,
                     view=view,
-                    tokenizer=tokenizer,
+                    saver=saver,
                     evaluate=lambda step: {"eval/pass@1": evaluate(step).pass_at_1} if held_out else {},
                     start=start,
                 )
             except loop.Stopped as stopped:
-                raise Interrupted(
-                    f"stopped after step {stopped.step}; continue with `rlkit train --resume {store.folder}`"
-                ) from stopped
+                raise Interrupted(_stopped(stopped.step, stopped.given_up, store.folder)) from stopped
         seconds = time.perf_counter() - began
         with console.status(f"answering {len(held_out):,} held-out prompts"):
             after = evaluate(end.step) if held_out else None
@@ -351,6 +358,13 @@ def run(
         )
         store.write_summary(_summary(outcome, cfg))
         return outcome
+
+
+def _stopped(step: int, given_up: str | None, folder: Path) -> str:
+    lost = ""
+    if given_up is not None:
+        lost = f" (step {step + 1} was given up in its phase `{given_up}`, and will be repeated as it was)"
+    return f"stopped after step {step}{lost}; continue with `rlkit train --resume {folder}`"
 
 
 def _evaluator(

@@ -7,7 +7,7 @@ only through TRL's importance correction.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 REFERENCE = "reference"
 """Of a checkpoint: the folder of a reference model that has been moved."""
+SHARD_SIZE = 4 * 10**9
+"""Bytes of a file of weights, at most; one tensor is never divided."""
 
 COUNTED = "rlkit|skipped, budget"
 """Of the optimizer's file: updates that were skipped, and tokens of a micro-batch."""
@@ -516,27 +518,43 @@ class Learner:
         state: Mapping[str, Tensor] = self.model.state_dict()
         return ((name, whole(tensor)) for name, tensor in state.items())
 
-    def save_model(self, folder: Path) -> None:
-        """A folder that transformers and vLLM load as it is; in `adapter/` what peft loads, in `reference/` a moved reference.
+    def model_tensors(self) -> Iterator[tuple[str, str, Tensor]]:
+        """Everything that `write_model` writes, as part, name, tensor; a tied weight once. Every rank goes through all of them.
 
-        Every rank calls it, the first one writes.
+        Some are gathered or merged for this, one at a time: keep a copy, not the tensor.
         """
-        weights = self._kept(self._whole_weights())
-        adapter = self._kept(lora.tensors(self.model, whole) if self.cfg.lora_rank else ())
-        moved = self.reference if self.algo.sync_ref_model else None
-        reshard(moved)
-        ref = self._kept((n, whole(t)) for n, t in (moved.model.state_dict() if moved else {}).items())
-        if not self.ranks.main:
-            return
-        self.model.save_pretrained(folder, state_dict=weights)
+        first: dict[int, str] = {}
+        for name, tensor in self.model.state_dict(keep_vars=True).items():
+            first.setdefault(id(tensor), name)
+        second = self.model.state_dict(keep_vars=True).keys() - first.values()
+        yield from (("", name, tensor) for name, tensor in self._whole_weights() if name not in second)
         if self.cfg.lora_rank:
-            lora.save(self.model, adapter, folder / lora.FOLDER)
-        if moved is not None:
-            moved.model.save_pretrained(folder / REFERENCE, state_dict=ref)
+            yield from ((lora.FOLDER, name, tensor) for name, tensor in lora.tensors(self.model, whole))
+        if self.algo.sync_ref_model and self.reference is not None:
+            reshard(self.reference)
+            moved: Mapping[str, Tensor] = self.reference.model.state_dict()
+            yield from ((REFERENCE, name, whole(tensor)) for name, tensor in moved.items())
 
-    def _kept(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-        """All of them in float32 and this host's memory where they will be written; elsewhere each is dropped as it comes."""
-        return {name: tensor.float().cpu() for name, tensor in tensors if self.ranks.main}
+    def write_model(self, folder: Path, parts: Mapping[str, dict[str, Tensor]]) -> None:
+        """What `model_tensors` gave as a folder that transformers and vLLM load as it is; in `adapter/` what peft loads, in
+        `reference/` a moved reference. Reads no weight, so the learner may go on meanwhile."""
+        self.model.save_pretrained(folder, state_dict=dict(parts[""]), max_shard_size=SHARD_SIZE)
+        if lora.FOLDER in parts:
+            lora.save(self.model, parts[lora.FOLDER], folder / lora.FOLDER)
+        if REFERENCE in parts:
+            model: Any = self.reference.model
+            model.save_pretrained(
+                folder / REFERENCE, state_dict=dict(parts[REFERENCE]), max_shard_size=SHARD_SIZE
+            )
+
+    def save_model(self, folder: Path) -> None:
+        """Both, now. Every rank calls it, the first one writes."""
+        parts: dict[str, dict[str, Tensor]] = {}
+        for part, name, tensor in self.model_tensors():
+            if self.ranks.main:
+                parts.setdefault(part, {})[name] = tensor.detach().float().cpu()
+        if self.ranks.main:
+            self.write_model(folder, parts)
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """The optimizer's state as `NAME|field` -> tensor, for safetensors. Every rank calls it; they are rank 0's to write.

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from rlkit.checkpoint import sums
 from rlkit.cli import main
 from tests.bad_files import FILES
 from tests.bad_inputs import OUTSIDE, SMALL, TABLE, Bad, documentation
@@ -43,14 +44,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(weights, folder / "mixed" / "model.safetensors", metadata={"format": "pt"})
     with working_in(folder):
         assert main(["train", *SMALL.split(), "--output-dir", "runs/done"]) == 0
-    for name in ("other-data", "unreadable", "cut", "edited"):
+    for name in ("other-data", "unreadable", "cut", "edited", "edited-config", "newer"):
         shutil.copytree(folder / "runs/done", folder / "runs" / name)
-    config = folder / "runs/other-data/config.toml"
-    config.write_text(config.read_text().replace("pool = 256", "pool = 128"))
+    other_data = folder / "runs/other-data"
+    for config in (other_data / "config.toml", other_data / "checkpoints/step-000002/rlkit/config.toml"):
+        config.write_text(config.read_text().replace("pool = 256", "pool = 128"))
+    sums.write(other_data / "checkpoints/step-000002")
+    config = folder / "runs/edited-config/config.toml"
+    config.write_text(config.read_text().replace("seed = 0", "seed = 3"))
     (folder / "runs/edited/metrics.jsonl").write_text('{"step": 1, reward: 0.5}\n')
     checkpoint = "checkpoints/step-000002/rlkit"
     (folder / "runs/unreadable" / checkpoint / "state.json").write_text("{")
     (folder / "runs/cut" / checkpoint / "optimizer.safetensors").write_bytes(b"half")
+    newer = folder / "runs/newer/checkpoints/step-000002"
+    state = json.loads((newer / "rlkit/state.json").read_text())
+    (newer / "rlkit/state.json").write_text(json.dumps(state | {"format": 9}))
+    sums.write(newer)
     return folder
 
 

@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlkit import checkpoint
 from rlkit.algo_config import AlgoConfig
-from rlkit.checkpoint import Position
+from rlkit.checkpoint import About, Position, Saver, choose, folder_of, random_states
+from rlkit.checkpoint import read as reading
+from rlkit.checkpoint import write as writing
 from rlkit.config import LearnerConfig
 from rlkit.errors import RunError
 from rlkit.learner import Learner
@@ -28,6 +32,9 @@ POSITION = Position(
     data={"epoch": 1, "owed": [2]},
     algo={"records": {"a": {"value": 0.1}}},
 )
+
+
+ABOUT = About(config="steps = 3\n", versions={"torch": "2"}, place={"ranks": 1})
 
 
 def make_learner(seed: int = 0, tied: bool = False, steps: int = 1) -> Learner:
@@ -45,19 +52,21 @@ def make_learner(seed: int = 0, tied: bool = False, steps: int = 1) -> Learner:
     for _ in range(steps):
         for p in learner.model.parameters():
             p.grad = torch.randn(p.shape, generator=generator)
-        learner._step()
+        learner.step(0.0, [], [])
     return learner
 
 
+def put(root: Path, learner: Learner, position: Position, keep: int = 2) -> Path:
+    Saver(root, learner, byte_tokenizer(), keep=keep, about=ABOUT).save(position, wait=True)
+    return folder_of(root, position.step)
+
+
 def save(root: Path, learner: Learner | None = None, step: int = 3, keep: int = 2) -> Path:
-    position = Position(
-        step=step,
-        updates=step,
-        sampled_tokens=POSITION.sampled_tokens,
-        data=POSITION.data,
-        algo=POSITION.algo,
-    )
-    return checkpoint.save(root, learner or make_learner(), byte_tokenizer(), position, keep)
+    return put(root, learner or make_learner(), replace(POSITION, step=step, updates=step), keep)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -76,8 +85,8 @@ def test_a_checkpoint_is_a_model_folder_with_the_same_logits(tmp_path: Path, tie
 
 def test_position_and_optimizer_come_back_bit_for_bit(tmp_path: Path) -> None:
     learner = make_learner()
-    folder = checkpoint.save(tmp_path, learner, byte_tokenizer(), POSITION, 2)
-    assert checkpoint.newest(tmp_path) == folder and checkpoint.read_position(folder) == POSITION
+    folder = put(tmp_path, learner, POSITION)
+    assert choose(tmp_path).folder == folder and checkpoint.read_position(folder) == POSITION
     other = make_learner(steps=0)
     checkpoint.restore_optimizer(folder, other, POSITION.updates)
     before, after = learner.optimizer_tensors(), other.optimizer_tensors()
@@ -103,7 +112,7 @@ def test_tensors_in_an_algorithm_s_state_come_back_bit_for_bit(tmp_path: Path) -
         **tensors,
     }
     position = Position(step=3, updates=6, sampled_tokens=123, data={}, algo=state)
-    folder = checkpoint.save(tmp_path, make_learner(), byte_tokenizer(), position, 2)
+    folder = put(tmp_path, make_learner(), position)
     got = checkpoint.read_position(folder).algo
     assert torch.equal(got['a "b"/c']["deeper"]["still"]["singles"], tensors["singles"])
     assert (got["steps"], got["of no tensors"], got['a "b"/c']["x"]) == (7, {"deeper": [1, 0.1]}, {})
@@ -122,22 +131,25 @@ def test_a_state_that_cannot_be_kept_is_a_sentence(tmp_path: Path, value: object
     with pytest.raises(
         RunError, match="not JSON serializable. A state_dict holds JSON values, and torch tensors"
     ):
-        checkpoint.save(tmp_path, make_learner(), byte_tokenizer(), position, 2)
-    assert list(tmp_path.iterdir()) == [before]
+        put(tmp_path, make_learner(), position)
+    assert names(tmp_path) == ["latest", before.name]
 
 
 def test_nothing_in_a_checkpoint_is_pickled(tmp_path: Path) -> None:
     suffixes = {p.suffix for p in save(tmp_path).rglob("*") if p.is_file()}
-    assert suffixes <= {".json", ".safetensors", ".jinja"}
+    assert suffixes <= {".json", ".safetensors", ".jinja", ".toml", ""}  # SHA256SUMS has none
 
 
 def test_only_the_newest_are_kept_and_at_least_one(tmp_path: Path) -> None:
     learner = make_learner()
     for step in (1, 2, 10, 100):
         save(tmp_path, learner, step=step)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000010", "step-000100"]
+    assert names(tmp_path) == ["latest", "step-000010", "step-000100"]
     save(tmp_path, learner, step=101, keep=0)
-    assert [p.name for p in tmp_path.iterdir()] == ["step-000101"]
+    assert names(tmp_path) == ["latest", "step-000101"]
+    save(tmp_path, learner, step=50, keep=1)  # after a resume from step 40, say: what was just written stays
+    assert names(tmp_path) == ["latest", "step-000050"]
+    assert (tmp_path / "latest").resolve() == tmp_path / "step-000050"
 
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
@@ -149,9 +161,17 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
 
 def test_a_draft_is_no_checkpoint(tmp_path: Path) -> None:
     save(tmp_path).rename(tmp_path / ".step-000004.draft")
-    assert checkpoint.newest(tmp_path) is None
+    assert choose(tmp_path).folder is None
     save(tmp_path, step=4)
-    assert [p.name for p in tmp_path.iterdir()] == ["step-000004"]
+    assert names(tmp_path) == ["latest", "step-000004"]
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
+    folder = save(tmp_path)
+    for left in (".step-000004.draft", ".step-000001.old"):  # killed while it wrote, and while it deleted
+        shutil.copytree(folder, tmp_path / left)
+    writing.clean(tmp_path)
+    assert names(tmp_path) == ["latest", "step-000003"]
 
 
 @pytest.fixture(scope="module")
@@ -159,57 +179,229 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("whole"))
 
 
-DAMAGES = {
-    "state.json cut": ("rlkit/state.json", lambda b: b[:40], "state.json: not a readable checkpoint"),
-    "state.json not text": (
-        "rlkit/state.json",
-        lambda b: b"\xff\xfe\x00",
-        "state.json: not a readable checkpoint",
-    ),
-    "state.json another thing": (
-        "rlkit/state.json",
-        lambda b: b"[1, 2]",
-        "state.json: not a readable checkpoint",
-    ),
-    "state.json without a step": ("rlkit/state.json", lambda b: b'{"format": 2}', "KeyError: 'step'"),
-    "state.json of the future": (
-        "rlkit/state.json",
-        lambda b: b'{"format": 9}',
-        "format 9, this rlkit reads format 2; end the run with the rlkit that began it",
-    ),
-    "state.json of the past": (
-        "rlkit/state.json",
-        lambda b: b'{"format": 1}',
-        "format 1, this rlkit reads format 2; end the run with the rlkit that began it",
-    ),
-    "algorithm cut": ("rlkit/algo.safetensors", lambda b: b[:-3], "algo.safetensors: not readable"),
-    "algorithm gone": ("rlkit/algo.safetensors", lambda b: None, "algo.safetensors: not readable"),
-    "optimizer cut": ("rlkit/optimizer.safetensors", lambda b: b[:-9], "optimizer.safetensors: not readable"),
-    "optimizer empty": ("rlkit/optimizer.safetensors", lambda b: b"", "optimizer.safetensors: not readable"),
-    "optimizer gone": ("rlkit/optimizer.safetensors", lambda b: None, "optimizer.safetensors: not readable"),
-    "weights cut": ("model.safetensors", lambda b: b[:-9], "model.safetensors: not readable"),
-    "weights zeroed": ("model.safetensors", lambda b: b"\0" * len(b), "model.safetensors: not readable"),
-    "weights gone": ("model.safetensors", lambda b: None, "model.safetensors: not readable"),
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
+    "a bit flipped in the middle": lambda b: flipped(b, len(b) // 2),
+    "a bit flipped at the end": lambda b: flipped(b, len(b) - 1),
+    "a bit flipped at the start": lambda b: flipped(b, 0),
+    "the last byte gone": lambda b: b[:-1],
+    "half of it": lambda b: b[: len(b) // 2],
+    "empty": lambda b: b"",
+    "zeros": lambda b: b"\0" * len(b),
+    "gone": lambda b: None,
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_a_sentence_that_says_which_folder_to_delete(
+def test_damage_to_any_file_is_found_before_anything_is_loaded(
     tmp_path: Path, whole: Path, damage: str
 ) -> None:
-    name, change, words = DAMAGES[damage]
-    folder = tmp_path / whole.name
-    shutil.copytree(whole, folder)
-    data = change((folder / name).read_bytes())
-    if data is None:
-        (folder / name).unlink()
-    else:
-        (folder / name).write_bytes(data)
+    """Every file of a checkpoint in turn; the one before it is taken, and what is wrong names the file."""
+    good = shutil.copytree(whole, tmp_path / "step-000002")
+    for name in ("state.json", "SHA256SUMS"):  # made into what a save of step 2 would have left
+        path = good / "rlkit" / name
+        path.write_text(path.read_text().replace('"step": 3', '"step": 2'))
+    writing.sums.write(good)
+    files = sorted(p.relative_to(whole) for p in whole.rglob("*") if p.is_file())
+    assert len(files) >= 10
+    for file in files:
+        folder = shutil.copytree(whole, tmp_path / whole.name)
+        data = DAMAGES[damage]((folder / file).read_bytes())
+        if data is None:
+            (folder / file).unlink()
+        else:
+            (folder / file).write_bytes(data)
+        found = choose(tmp_path)
+        assert found.folder == good, f"{file}: {found}"
+        ((passed, why),) = found.passed_over
+        assert passed == folder and "\n" not in str(found)
+        if file.as_posix() != "rlkit/SHA256SUMS":
+            assert file.as_posix() in why, why
+        shutil.rmtree(folder)
+
+
+def test_what_is_passed_over_is_told_and_set_aside(tmp_path: Path) -> None:
+    learner = make_learner()
+    for step in (1, 2, 3):
+        save(tmp_path, learner, step=step, keep=3)
+    for step, file in ((2, "rlkit/optimizer.safetensors"), (3, "model.safetensors")):
+        path = folder_of(tmp_path, step) / file
+        path.write_bytes(flipped(path.read_bytes(), 5000))
+    found = choose(tmp_path)
+    differs = "is not what was written: its checksum differs"
+    assert str(found) == (
+        f"passed over {tmp_path}/step-000003: model.safetensors {differs}; "
+        f"passed over {tmp_path}/step-000002: rlkit/optimizer.safetensors {differs}; "
+        f"going on from {tmp_path}/step-000001, its checksums hold"
+    )
+    reading.set_aside(found)
+    assert names(tmp_path) == ["damaged-step-000002", "damaged-step-000003", "latest", "step-000001"]
+    save(
+        tmp_path, learner, step=2, keep=1
+    )  # the damaged ones are no checkpoints, so none of them is kept instead
+    assert names(tmp_path)[2:] == ["latest", "step-000002"] and choose(tmp_path).passed_over == ()
+
+
+def test_without_one_good_checkpoint_the_user_decides(tmp_path: Path) -> None:
+    folder = save(tmp_path)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(
+        RunError, match=r"no checkpoint can be used \(step-000003: model.safetensors is missing\)"
+    ):
+        choose(tmp_path)
+
+
+def test_sha256sum_reads_the_checksums(whole: Path) -> None:
+    told = subprocess.run(
+        ["sha256sum", "--check", "--strict", "rlkit/SHA256SUMS"], cwd=whole, capture_output=True, text=True
+    )
+    assert told.returncode == 0 and "model.safetensors: OK" in told.stdout
+    listed = {line.partition(":")[0] for line in told.stdout.splitlines()}
+    assert listed | {"rlkit/SHA256SUMS"} == {
+        p.relative_to(whole).as_posix() for p in whole.rglob("*") if p.is_file()
+    }
+
+
+def test_a_file_that_would_be_loaded_needs_a_checksum_and_a_note_does_not(tmp_path: Path) -> None:
+    folder = save(tmp_path)
+    (folder / "NOTES.md").write_text("the one of the paper")
+    assert choose(tmp_path).folder == folder
+    shutil.copy(folder / "model.safetensors", folder / "model-00002-of-00002.safetensors")
+    with pytest.raises(RunError, match="model-00002-of-00002.safetensors has no checksum"):
+        choose(tmp_path)
+
+
+def as_format(folder: Path, number: int) -> None:
+    """A checkpoint as an older rlkit left it."""
+    for name in ("SHA256SUMS", "random.safetensors", "config.toml"):
+        (folder / "rlkit" / name).unlink()
+    path = folder / "rlkit" / "state.json"
+    state = json.loads(path.read_text())
+    for name in ("written", "versions", "place"):
+        del state[name]
+    path.write_text(json.dumps({**state, "format": number}))
+
+
+def test_format_2_is_read_as_it_is_and_its_headers_are_checked(tmp_path: Path) -> None:
+    learner = make_learner()
+    folder = save(tmp_path, learner)
+    as_format(folder, 2)
+    found = choose(tmp_path)
+    assert found.unchecked and "written before rlkit kept checksums" in str(found)
+    assert checkpoint.read_position(folder) == replace(POSITION, step=3, updates=3)
+    assert random_states(folder, 0) == {} and reading.was_at(folder) == ({}, {})
+    assert reading.config_of(tmp_path) is None
+    for file in ("model.safetensors", "rlkit/optimizer.safetensors"):
+        whole = (folder / file).read_bytes()
+        (folder / file).write_bytes(whole[:-9])
+        with pytest.raises(RunError, match="no checkpoint can be used .step-000003: .*ncomplete"):
+            choose(tmp_path)
+        (folder / file).write_bytes(whole)
+
+
+@pytest.mark.parametrize("number", [1, 9])
+def test_another_format_is_refused_with_a_way_out(tmp_path: Path, number: int) -> None:
+    folder = save(tmp_path)
+    as_format(folder, number)
     with pytest.raises(RunError) as told:
-        checkpoint.read_position(folder)
-    assert words in str(told.value) and "\n" not in str(told.value)
-    way_out = f"--model {folder}" if "state.json of the" in damage else f"delete the folder {folder}"
-    assert way_out in str(told.value)
+        choose(tmp_path)
+    assert f"format {number}, this rlkit reads format 3; end the run with the rlkit that began it" in str(
+        told.value
+    )
+    assert f"--model {folder}" in str(told.value)
+
+
+def test_large_files_are_divided_and_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "SHARD_SIZE", 200_000)
+    monkeypatch.setattr("rlkit.learner.learner.SHARD_SIZE", 200_000)
+    learner = make_learner()
+    folder = save(tmp_path, learner)
+    assert (folder / "model.safetensors.index.json").is_file()
+    for pattern in ("model-0*.safetensors", "rlkit/optimizer-0*.safetensors"):
+        assert len(list(folder.glob(pattern))) > 1
+    assert choose(tmp_path).folder == folder
+    loaded = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    assert all(torch.equal(loaded[n], w) for n, w in learner.weights().items())
+    before, after = learner.optimizer_tensors(), tensors_of(folder)
+    assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_global_generators_come_back(tmp_path: Path) -> None:
+    import random
+
+    import numpy as np
+
+    from rlkit.checkpoint import randomness
+
+    def draw() -> list[float]:
+        return [random.random(), random.gauss(), np.random.rand(), np.random.randn(), float(torch.rand(()))]
+
+    randomness.seed(3)
+    first = draw()  # an odd number of normals: both hold the other of the pair back
+    folder = put(tmp_path, make_learner(), replace(POSITION, random=randomness.states()))
+    # make_learner has drawn from torch's; what counts is the moment of the position.
+    kept = random_states(folder, 0)
+    assert random_states(folder, 1) == {}
+    randomness.restore(kept)
+    second = draw()
+    randomness.seed(3)
+    assert draw() == first != second
+    randomness.restore(kept)
+    assert draw() == second
+
+
+def test_a_save_beside_the_steps_holds_the_weights_of_its_moment(tmp_path: Path) -> None:
+    learner = make_learner()
+    before = {n: w.clone() for n, w in learner.weights().items()}
+    moments = {n: t.clone() for n, t in learner.optimizer_tensors().items()}
+    with Saver(tmp_path, learner, byte_tokenizer(), keep=2, background=True) as saver:
+        for step in (1, 2):  # the second copy goes into the memory of the first
+            saver.save(replace(POSITION, step=step))
+            with torch.no_grad():
+                for p in learner.model.parameters():
+                    p.add_(1.0)
+    first = AutoModelForCausalLM.from_pretrained(folder_of(tmp_path, 1)).state_dict()
+    second = AutoModelForCausalLM.from_pretrained(folder_of(tmp_path, 2)).state_dict()
+    assert all(torch.equal(first[n], w) for n, w in before.items())
+    assert all(torch.equal(second[n], w + 1.0) for n, w in before.items())
+    saved = tensors_of(folder_of(tmp_path, 1))
+    assert all(torch.equal(saved[k], t) for k, t in moments.items())
+    assert choose(tmp_path) == reading.Found(folder=folder_of(tmp_path, 2))
+
+
+def test_a_save_beside_the_steps_that_fails_is_told_at_the_next(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file")
+    saver = Saver(tmp_path / "checkpoints", make_learner(), byte_tokenizer(), keep=2, background=True)
+    saver.save(POSITION)
+    with pytest.raises(RunError, match="could not be written .Not a directory."):
+        saver.save(replace(POSITION, step=4))
+
+
+def test_without_memory_for_a_copy_the_step_waits_and_it_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    saver = Saver(
+        tmp_path,
+        make_learner(),
+        byte_tokenizer(),
+        keep=2,
+        background=True,
+        free_bytes=lambda: 10**5,
+        say=said.append,
+    )
+    saver.save(POSITION)
+    assert choose(tmp_path).folder is not None, "it is there when the call returns"
+    assert len(said) == 1 and "checkpoints are written while the step waits" in said[0]
+
+
+def test_a_step_that_is_saved_already_is_not_written_again(tmp_path: Path) -> None:
+    folder = save(tmp_path)
+    made = folder.stat().st_ino
+    saver = Saver(tmp_path, make_learner(seed=1), byte_tokenizer(), keep=2, saved_step=3)
+    saver.save(POSITION, wait=True)
+    assert folder.stat().st_ino == made
 
 
 def test_an_optimizer_of_another_model_is_refused(tmp_path: Path, whole: Path) -> None:
@@ -248,7 +440,7 @@ def test_a_disk_that_refuses_leaves_the_checkpoint_before_it(tmp_path: Path) -> 
             try:
                 save(root, learner, step=2, keep=1)
             except RunError as error:
-                print(error, os.listdir(root))
+                print(error, sorted(os.listdir(root)))
     """
     told = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
     lines = told.stdout.splitlines()
@@ -256,7 +448,7 @@ def test_a_disk_that_refuses_leaves_the_checkpoint_before_it(tmp_path: Path) -> 
     for line in lines:
         assert "step-000002: the checkpoint could not be written" in line and "File too large" in line
         assert "Earlier checkpoints are untouched" in line
-        assert line.endswith("['step-000001']")  # no draft is left on the full disk
+        assert line.endswith("['latest', 'step-000001']")  # no draft is left on the full disk
     assert {p: p.read_bytes() for p in before.rglob("*") if p.is_file()} == files
     assert checkpoint.read_position(tmp_path / "step-000001").step == 1
     assert len(tensors_of(before)) > 0
@@ -270,5 +462,5 @@ def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
 
 def test_state_json_holds_what_a_person_looks_for(whole: Path) -> None:
     state = json.loads((whole / "rlkit" / "state.json").read_text())
-    assert (state["format"], state["step"], state["sampled_tokens"]) == (2, 3, 123)
+    assert (state["format"], state["step"], state["sampled_tokens"]) == (3, 3, 123)
     assert state["algo"] == POSITION.algo and state["data"] == POSITION.data

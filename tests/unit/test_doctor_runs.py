@@ -24,8 +24,8 @@ from rlkit.config import (
 )
 from rlkit.doctor import CHECKS, Case, Finding
 from rlkit.show import Terminal, show_cases
-from tests.faults import save_stopping_model
 from tests.histories import history
+from tests.sick_runs import save_stopping_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +42,7 @@ def run(model: Path, folder: Path, **changes: Any) -> str:
         **{
             "model": ModelConfig(name=str(model)),
             "data": DataConfig(name="task:chain", pool=16),
-            "reward": RewardConfig(name="tests.faults:Graded", workers=0),
+            "reward": RewardConfig(name="tests.sick_runs:Graded", workers=0),
             "algo": algo,
             "sampler": SamplerConfig(name="hf"),
             "learner": LearnerConfig(learning_rate=1e-5),
@@ -100,7 +100,7 @@ def test_a_resumed_run_does_not_say_it_again(model: Path, tmp_path: Path) -> Non
 def test_a_verifier_that_finds_nothing(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown = run(model, tmp_path, steps=6, reward=RewardConfig(name="tests.faults:FindsNothing", workers=0))
+    shown = run(model, tmp_path, steps=6, reward=RewardConfig(name="tests.sick_runs:FindsNothing", workers=0))
     assert (
         "warning, step 1, no-gradient: all 4 groups have equal rewards (0 all right, 4 all wrong), so no answer is better than "
         "its siblings and the gradient is 0. Likely: too hard" in shown
@@ -113,7 +113,7 @@ def test_a_verifier_that_finds_nothing(
 
 
 def test_a_cap_of_two_tokens(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    low = RewardConfig(name="tests.faults:Low", workers=0)
+    low = RewardConfig(name="tests.sick_runs:Low", workers=0)
     shown = run(model, tmp_path, max_completion_length=2, reward=low, mini_batches=2)
     assert re.search(
         r"warning, step 3, truncated: \d+% of the last steps' answers were cut at max_completion_length = 2 ",
@@ -125,7 +125,7 @@ def test_a_cap_of_two_tokens(model: Path, tmp_path: Path, capsys: pytest.Capture
 def test_an_end_that_the_sampler_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The model ends its answers with token 1, and its folder says that token 3 does."""
     model = save_stopping_model(tmp_path / "model", seed=3, stop_tokens=(3,))
-    run(model, tmp_path / "run", reward=RewardConfig(name="tests.faults:Low", workers=0))
+    run(model, tmp_path / "run", reward=RewardConfig(name="tests.sick_runs:Low", workers=0))
     code, findings = doctor(tmp_path / "run", capsys)
     assert (code, findings[0]["name"]) == (1, "truncated")
     assert re.search(
@@ -138,7 +138,7 @@ def test_an_end_that_the_sampler_does_not_know(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_verifier_that_raises(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    raises = RewardConfig(name="tests.faults:Raises", workers=0, max_error_share=0.9)
+    raises = RewardConfig(name="tests.sick_runs:Raises", workers=0, max_error_share=0.9)
     shown = run(model, tmp_path, reward=raises)
     assert re.search(r"step \d, verifier-errors: \d+ of the last \d+ verdicts are errors", shown)
     (finding,) = [f for f in doctor(tmp_path, capsys)[1] if f["name"] == "verifier-errors"]
@@ -163,7 +163,7 @@ def test_a_learning_rate_that_is_far_too_high(
 def test_an_algorithm_that_samples_at_another_temperature(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = {"name": f"{ROOT}/tests/faults.py:Colder"}
+    own = {"name": f"{ROOT}/tests/sick_runs.py:Colder"}
     shown = run(model, tmp_path, steps=8, algo_changes=own)
     assert re.search(
         "serious, step .*, sampler-gap: .* Likely: (it is there from the first|another temperature)", shown

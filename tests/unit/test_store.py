@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlkit.analysis.store import Store, read_metrics, read_rollouts
+from rlkit.analysis.store import Store, missing, read_metrics, read_rollouts
 from rlkit.errors import RunError
 from rlkit.types import Credit, Group, Score, Segment
 from tests.rollouts import question, rollout, scored_group
@@ -70,8 +70,6 @@ def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
 
 def test_a_resume_keeps_the_steps_up_to_the_checkpoint_and_drops_the_rest(tmp_path: Path) -> None:
     written(tmp_path, 4)
-    draft = tmp_path / "checkpoints" / ".step-000004.draft"
-    draft.mkdir(parents=True)
     with tmp_path.joinpath("metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "rew')  # a line cut by a crash
     assert [m["step"] for m in read_metrics(tmp_path)] == [1, 2, 3, 4]
@@ -85,7 +83,6 @@ def test_a_resume_keeps_the_steps_up_to_the_checkpoint_and_drops_the_rest(tmp_pa
         "step-000001.parquet",
         "step-000002.parquet",
     ]
-    assert not draft.exists()
 
 
 def test_tensorboard_keeps_the_step_resumed_from(tmp_path: Path) -> None:
@@ -189,3 +186,30 @@ print("closed")
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "metrics.jsonl: cannot be written (File too large); is the disk full?" in told.stdout
     assert told.stdout.endswith("closed\n"), told.stderr
+
+
+def test_a_process_that_wrote_nothing_leaves_a_folder_for_a_new_run(tmp_path: Path) -> None:
+    """Killed between the lock and the first step: the folder has its files, and nothing in them."""
+    open_store(tmp_path, config="steps = 3\n").close()
+    store = open_store(tmp_path, config="steps = 4\n")
+    assert tmp_path.joinpath("config.toml").read_text() == "steps = 4\n"
+    store.write_metrics(1, {"reward": 0.5})
+    store.close()
+    with pytest.raises(RunError, match="holds a run already"):
+        open_store(tmp_path)
+
+
+def test_the_tables_are_counted_and_what_is_lost_is_told(tmp_path: Path) -> None:
+    written(tmp_path, 3)
+    store = open_store(tmp_path, resume_from=2)
+    assert store.written() == {"metrics.jsonl": 2, "evaluations.jsonl": 2, "rollouts": 2}
+    store.write_metrics(3, {"reward": 1.0})
+    store.write_rollouts(3, [scored_group([1.0, 0.0])], [])
+    store.sync()
+    before = store.written()
+    assert before == {"metrics.jsonl": 3, "evaluations.jsonl": 2, "rollouts": 3}
+    store.close()
+    tmp_path.joinpath("rollouts/step-000001.parquet").unlink()
+    store = open_store(tmp_path, resume_from=3)
+    assert missing(before, store.written()) == ["rollouts/ had 3 files and has 2"]
+    store.close()
