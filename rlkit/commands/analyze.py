@@ -68,7 +68,7 @@ def subject(name: str) -> tuple[str, Path | None]:
 
     path = Path(name)
     if (path / "config.toml").is_file():
-        saved = checkpoint.newest(path / "checkpoints")
+        saved = checkpoint.choose(path / "checkpoints").folder
         if saved is None:
             raise RunError(
                 f"{name}: a run without a checkpoint yet; name a model folder, or wait for --log.save-every"
