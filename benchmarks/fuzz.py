@@ -35,7 +35,7 @@ from sides.fuzz_inputs import ANSWERS, EDITS, FLAGS, ROWS, SPECS, TOML, edited
 
 from rlkit import checkpoint, cli
 from rlkit.analysis.store import Store, read_metrics, read_rollouts
-from rlkit.checkpoint.read import WITHOUT_SUMS, cli
+from rlkit.checkpoint.read import WITHOUT_SUMS
 from rlkit.config import DataConfig, TrainConfig
 from rlkit.doctor import Setup, diagnose
 from rlkit.errors import RlkitError
