@@ -214,7 +214,7 @@ def run(
     from rlkit import checkpoint, loop
     from rlkit.algos.base import Sampling
     from rlkit.algos.ops import seed_of
-    from rlkit.analysis.store import read_metrics
+    from rlkit.analysis.store import Store, read_metrics
     from rlkit.checkpoint import Saver, randomness
     from rlkit.doctor import Watch, setup_of
     from rlkit.learner import ADAPTER, REFERENCE, Learner
