@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 def test_killed_and_resumed_is_the_run_that_never_stopped(algo: str, sampler: str, kills: int) -> None:
     if sampler == "vllm":
         pytest.importorskip("vllm", reason="vLLM is not installed")
-    arguments = ["--algo", algo, "--sampler", sampler, "--kills", str(kills), "--steps", str(2 + 2 * kills)]
+    arguments = ["--algo", algo, "--sampler", sampler, "--kills", str(kills), "--steps", str(6 + 3 * kills)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.kills", *arguments],
         cwd=ROOT,
