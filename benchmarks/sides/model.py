@@ -120,7 +120,8 @@ def ours(case: Case, world: World, layout: Layout, *, skip_idle: bool = False) -
     optimizer.register_step_post_hook(lambda *_: model.load_state_dict(world.moved) and None)
     credits = algo.credit(world.groups, [])
     metrics = dict(learner.update(learner.minibatches(credits, 1), loss).metrics)
-    del metrics["learning_rate"], metrics["loss"]
+    for own in ("learning_rate", "loss", "skipped_updates", "out_of_memory"):
+        del metrics[own]
     if not case.cfg.importance_sampling_correction:  # TRL looks at the sampler only to correct for it
         metrics = {name: value for name, value in metrics.items() if not name.startswith("sampling/")}
     return _sides([c.advantages[0] for c in credits], losses, gradients, metrics)

@@ -128,7 +128,7 @@ def test_a_value_outside_the_declared_range_is_an_error_that_names_both(value: f
 
 
 def test_a_range_may_be_open_and_a_skip_has_no_range() -> None:
-    assert judge(Returns(-1e300, (-math.inf, 0)), PROMPT, "x").outcome == "score"
+    assert judge(Returns(-1e30, (-math.inf, 0)), PROMPT, "x").outcome == "score"
     assert judge(Returns(None, (0, 1)), PROMPT, "x").outcome == "skip"  # type: ignore[arg-type]
 
 
