@@ -10,7 +10,7 @@ from pathlib import Path
 from rlkit.types import Prompt, Score
 
 HOLD = "RLKIT_TEST_HOLD"
-"""Environment: a run folder. Once it has a checkpoint of step 2, verdicts never come, and the folder has a file `held`."""
+"""Environment: a run folder. After step 2 and its checkpoint, verdicts never come, and the folder has a file `held`."""
 INTERRUPT = "RLKIT_TEST_INTERRUPT"
 """Environment: a run folder. Once it has the rollouts of step 1, a verdict presses Ctrl-C."""
 
@@ -40,7 +40,9 @@ class Uneven:
 
 def _interfere() -> None:
     held = os.environ.get(HOLD)
-    if held and (Path(held) / "checkpoints" / "step-000002").exists():
+    if held and (Path(held) / "rollouts" / "step-000002.parquet").exists():
+        while not (Path(held) / "checkpoints" / "step-000002").exists():  # written beside step 3
+            time.sleep(0.02)
         (Path(held) / "held").touch()
         time.sleep(600)
     interrupted = os.environ.get(INTERRUPT)

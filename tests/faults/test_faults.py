@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 import subprocess
 import time
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ FOUR = ["--steps", "4"]
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_tiny_model(tmp_path / "model", seed=0)
     (tmp_path / "reward.py").write_text(REWARD)
+    monkeypatch.delitem(sys.modules, "reward", raising=False)  # an earlier test's
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

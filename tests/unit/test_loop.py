@@ -336,8 +336,7 @@ def test_a_killed_process_and_a_resume_are_the_run_that_never_stopped(
     process.send_signal(signal.SIGKILL)
     _, errors = process.communicate()
     assert (tmp_path / "held").exists(), errors.decode()[-2000:]
-    # The checkpoint of step 2 is written beside step 3.
-    assert [m["step"] for m in read_metrics(tmp_path)] in ([1, 2], [1, 2, 3])
+    assert [m["step"] for m in read_metrics(tmp_path)] == [1, 2]
     run(cfg, resume=True)
     assert_equal_runs(folder, tmp_path)
 
