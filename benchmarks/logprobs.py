@@ -22,7 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-import rlkit  # noqa: F401  before torch: threads that wait do not spin, here as in `rlkit train`
+import rlkit  # noqa: F401  before torch: threads wait here as they do in `rlkit train`
 
 # isort: split
 
