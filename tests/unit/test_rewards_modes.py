@@ -17,6 +17,7 @@ import pytest
 from rlkit.errors import ConfigError, RolloutError
 from rlkit.rewards import ExactVerifier, VerifierPool, weighted_sum
 from rlkit.types import Prompt, Score
+from tests.waiting import wait_until
 
 PROMPT = Prompt(id="p", token_ids=[1], reference="42")
 
@@ -148,6 +149,11 @@ def score(pool: VerifierPool, *texts: str) -> list[Score]:
 
 def outcomes(scores: Sequence[Score]) -> list[str]:
     return [s.outcome for s in scores]
+
+
+def judging(pool: VerifierPool) -> bool:
+    """Whether an answer is with a process."""
+    return pool._crew is not None and any(slot.flights for slot in pool._crew.slots)
 
 
 @pytest.fixture(scope="module")
@@ -317,22 +323,31 @@ def test_closing_while_another_thread_waits_is_an_error_there_and_no_verdict() -
 
     thread = threading.Thread(target=call)
     thread.start()
-    time.sleep(0.3)
+    assert wait_until(lambda: judging(pool))
     pool.close()
-    thread.join(timeout=10)
+    thread.join(timeout=60)
     assert faults == ["the verifier pool was closed while it was judging"]
 
 
 def test_a_fault_of_the_pool_itself_is_a_sentence_and_the_next_call_works() -> None:
-    with VerifierPool(Obeys(), workers=1, timeout=5.0) as pool:
-        score(pool, "warm")
-        crew = pool._crew
-        assert crew is not None
-        crew._selector.close()  # as if the system had taken it
-        with pytest.raises(
-            RolloutError, match="the verifier pool failed: .* a fault of rlkit|was closed while"
-        ):
-            score(pool, "a")
+    with VerifierPool(Obeys(), workers=1, timeout=60.0) as pool:
+        faults: list[str] = []
+
+        def call() -> None:
+            try:
+                score(pool, "hang")
+            except RolloutError as error:
+                faults.append(str(error))
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        assert wait_until(lambda: judging(pool))
+        assert pool._crew is not None
+        pool._crew._selector.close()  # as if the system had taken it
+        pool._crew._desk.wake()
+        thread.join(timeout=60)
+        assert len(faults) == 1
+        assert re.fullmatch(r"the verifier pool failed: .*; this is a fault of rlkit", faults[0])
         assert outcomes(score(pool, "a")) == ["score"]
 
 
@@ -423,10 +438,18 @@ def test_what_a_verifier_prints_without_end_is_cut_and_told_once(
     obeys: VerifierPool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert outcomes(score(obeys, "scream", "a", "scream")) == ["score"] * 3
-    time.sleep(0.2)
-    err = capfd.readouterr().err
-    assert len(err) < 25_000
-    assert err.count("the verifier Obeys has printed 20,000 bytes; what else it prints is not shown") == 1
+    told = "the verifier Obeys has printed 20,000 bytes; what else it prints is not shown"
+    err = ""
+
+    def has_told() -> bool:
+        nonlocal err
+        err += capfd.readouterr().err
+        return told in err
+
+    assert wait_until(has_told)
+    score(obeys, "scream")
+    err += capfd.readouterr().err
+    assert len(err) < 25_000 and err.count(told) == 1
 
 
 def test_an_answer_too_large_to_send_is_an_error_and_one_of_40_mb_is_judged(obeys: VerifierPool) -> None:

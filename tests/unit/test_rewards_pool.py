@@ -8,7 +8,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ import pytest
 from rlkit.errors import ConfigError, RolloutError
 from rlkit.rewards import ExactVerifier, VerifierPool, WeightedSum, make_verifier
 from rlkit.types import Prompt, Score
+from tests.waiting import wait_until
 
 HOSTILE = '''
 import ctypes, os, re, signal, subprocess, sys, threading, time
@@ -120,15 +121,6 @@ def alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state not in "ZX"
-
-
-def wait_until(fact: Callable[[], bool], seconds: float = 10.0) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if fact():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 @pytest.mark.parametrize("hang", ["loop", "sleep", "power", "regex"])
@@ -240,9 +232,10 @@ def test_two_threads_may_score_at_once(pool: VerifierPool) -> None:
 
 def test_a_worker_that_died_while_idle_costs_nothing(pool: VerifierPool) -> None:
     before = pool.crashes
-    for pid in pids(pool):
-        os.kill(int(pid), signal.SIGKILL)
-    time.sleep(0.2)
+    killed = [int(pid) for pid in pids(pool)]
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    assert wait_until(lambda: not any(alive(pid) for pid in killed))
     assert [s.value for s in score(pool, "a", "b", "c")] == [0.5, 0.5, 0.5]
     assert pool.crashes == before
 
@@ -412,7 +405,7 @@ def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
     time.sleep(0.3)  # let them hang, one of them inside C code
     script.kill()
     script.communicate(timeout=40)
-    assert wait_until(lambda: not any(alive(pid) for pid in workers), seconds=5)
+    assert wait_until(lambda: not any(alive(pid) for pid in workers), seconds=60)
 
 
 def test_ctrl_c_in_the_terminal_gives_one_traceback_and_leaves_no_worker(tmp_path: Path) -> None:
@@ -423,7 +416,7 @@ def test_ctrl_c_in_the_terminal_gives_one_traceback_and_leaves_no_worker(tmp_pat
     os.killpg(script.pid, signal.SIGINT)
     _, err = script.communicate(timeout=40)
     assert len(re.findall("Traceback", err)) == 1 and err.rstrip().endswith("KeyboardInterrupt")
-    assert wait_until(lambda: not any(alive(pid) for pid in workers), seconds=5)
+    assert wait_until(lambda: not any(alive(pid) for pid in workers), seconds=60)
 
 
 @pytest.mark.slow
