@@ -50,7 +50,9 @@ class SamplerConfig:
     """Times in a row that a server which this run started is started again without having answered in between."""
 
     def __post_init__(self) -> None:
-        require(self.temperature >= 0, "sampler.temperature", self.temperature, "0 (greedy) or more")
+        # vLLM raises a smaller one to 0.01 with no more than a warning, and the learner would score another distribution.
+        heat = self.temperature
+        require(heat == 0 or heat >= 0.01, "sampler.temperature", heat, "0 (greedy), or at least 0.01")
         require(0 < self.top_p <= 1, "sampler.top_p", self.top_p, "0 < top_p <= 1")
         require(self.top_k >= 0, "sampler.top_k", self.top_k, "0 (no limit) or more")
         require(0 <= self.min_p <= 1, "sampler.min_p", self.min_p, "0 <= min_p <= 1")

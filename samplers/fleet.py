@@ -115,7 +115,7 @@ class Fleet:
         """Since the last call: what was retried, lost and started again, and how many prompt tokens the caches saved."""
         counts, self._roster.counts = self._roster.counts, type(self._roster.counts)()
         tokens, self._tokens = self._tokens, dict.fromkeys(self._tokens, 0)
-        always = {"lost": 0, "restarts": 0, "catch_ups": 0, "broken_updates": 0}
+        always = {"lost": 0, "restarts": 0, "catch_ups": 0, "broken_updates": 0, "sent_bytes": 0}
         return {
             "sampler/servers": float(self.size),
             "sampler/load_seconds": self._load_seconds,

@@ -377,7 +377,8 @@ class Roster:
         whole = False
         await worker.post("/pause", params={"mode": "keep"}, seconds=CALL_SECONDS)
         try:
-            await aside(lambda: life.transfer.bring(life.weight_calls, life.world_size), seconds)
+            sent = await aside(lambda: life.transfer.bring(life.weight_calls, life.world_size), seconds)
+            self.counts["sent_bytes"] += sent
             # Keys and values of the old weights, those of requests that wait in it too.
             params = {"reset_running_requests": "true"}
             said = await worker.post("/reset_prefix_cache", params=params, seconds=CALL_SECONDS)

@@ -2,6 +2,9 @@
 
 All of them speak vLLM's four calls (init, start, update, finish) and are held by the same four methods: `take` is told of new
 weights, `bring` gives what was last taken to one server, in a thread of its own; what it raises makes that server lost.
+
+Weights with adapters apart (rlkit.adapted) go as their base, once to each server, and then as the adapters alone; the server
+adds them up (vllm_receiver.py). So it writes as fast as with whole weights, which vLLM's own LoRA requests would not.
 """
 
 import fcntl
@@ -9,12 +12,14 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableSet
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from rlkit.adapted import AdaptedWeights, scales, to_tensors
 
 from .beside import Beside
 from .gloo import Link, listening
@@ -37,17 +42,26 @@ class Transfer(Protocol):
         """These are the weights now, and what they are called."""
         ...
 
-    def bring(self, calls: WeightCalls, world_size: int) -> None:
-        """Give them to one server of `world_size` processes. Raises whatever went wrong."""
+    def bring(self, calls: WeightCalls, world_size: int) -> int:
+        """Give them to one server of `world_size` processes; how many bytes it had not got before. Raises whatever went wrong."""
         ...
 
     def close(self) -> None: ...
 
 
+ADAPTER_DTYPE = torch.float32
+"""Whatever the servers' type: adapters are small, and rounded twice they would lose what a step learnt."""
+
+
+def nbytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
 class FileTransfer:
     """A safetensors file in a folder that only this user can open; in memory (/dev/shm) where it fits.
 
-    All servers read the same file, so it is written once. It stays until the next one, for servers that join later.
+    All servers read the same file, so it is written once. It stays until the next one, for servers that join later. With
+    adapters apart there are two: the base stays for good, and no server needs a copy of it.
     """
 
     kind = "file"
@@ -60,7 +74,13 @@ class FileTransfer:
         self.dtype, self._given = dtype, folder
         self._folder: Path | None = None
         self._lock: int | None = None
-        self._path: Path | None = None
+        self._update: dict[str, Any] = {}
+        """What servers are told to read."""
+        self._files: dict[Path, int] = {}
+        """Those of the current weights, and their bytes."""
+        self._base: Mapping[str, Tensor] | None = None
+        self._base_path: Path | None = None
+        self._given_base: MutableSet[WeightCalls] = weakref.WeakSet()
         self._tag = ""
         self._count = 0
         self._remove = weakref.finalize(self, _remove, [])
@@ -71,33 +91,56 @@ class FileTransfer:
         return self._opened(0) / "lock"
 
     def take(self, weights: Mapping[str, Tensor], tag: str) -> None:
+        before = self._files
+        if isinstance(weights, AdaptedWeights):
+            if self._base is not weights.base or self._base_path is None:
+                self._base, self._base_path = weights.base, self._written(weights.base, self.dtype)
+                self._given_base.clear()
+            path = self._written(to_tensors(weights.changes), ADAPTER_DTYPE)
+            self._update = {
+                "path": str(path),
+                "base_path": str(self._base_path),
+                "scales": scales(weights.changes),
+            }
+            self._files = {path: path.stat().st_size, self._base_path: self._base_path.stat().st_size}
+        else:
+            self._base = self._base_path = None
+            path = self._written(weights, self.dtype)
+            self._update, self._files = {"path": str(path)}, {path: path.stat().st_size}
+        self._tag = tag
+        for old in before.keys() - self._files.keys():
+            old.unlink(missing_ok=True)
+
+    def bring(self, calls: WeightCalls, world_size: int) -> int:
+        if not self._update:
+            raise RuntimeError("no weights were taken yet")
+        calls.init_weight_transfer_engine({"kind": "file"})
+        calls.start_weight_update()
+        calls.update_weights(self._update)
+        calls.finish_weight_update(self._tag)
+        known = self._base_path if calls in self._given_base else None
+        if self._base_path is not None:
+            self._given_base.add(calls)
+        return sum(size for path, size in self._files.items() if path != known)
+
+    def close(self) -> None:
+        self._remove()
+
+    def _written(self, weights: Mapping[str, Tensor], dtype: torch.dtype) -> Path:
+        """A new file."""
         from safetensors.torch import save_file
 
         seen: set[int] = set()
         tensors: dict[str, Tensor] = {}
         for name, tensor in weights.items():
-            tensor = tensor.detach().to("cpu", self.dtype).contiguous()
+            tensor = tensor.detach().to("cpu", dtype).contiguous()
             # The format knows no tensor with two names (a tied output embedding), so the second gets a copy.
             tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
             seen.add(tensor.data_ptr())
-        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        before, self._count = self._path, self._count + 1
-        path = self._opened(size) / f"{self._count}.safetensors"
+        self._count += 1
+        path = self._opened(nbytes(tensors)) / f"{self._count}.safetensors"
         save_file(tensors, path)
-        self._path, self._tag = path, tag
-        if before is not None:
-            before.unlink(missing_ok=True)
-
-    def bring(self, calls: WeightCalls, world_size: int) -> None:
-        if self._path is None:
-            raise RuntimeError("no weights were taken yet")
-        calls.init_weight_transfer_engine({"kind": "file"})
-        calls.start_weight_update()
-        calls.update_weights({"path": str(self._path)})
-        calls.finish_weight_update(self._tag)
-
-    def close(self) -> None:
-        self._remove()
+        return path
 
     def _opened(self, size: int) -> Path:
         """The folder, made for files of this many bytes."""
@@ -158,18 +201,28 @@ class GlooTransfer:
         """host: this machine's address as the servers see it;  seconds: for one tensor"""
         self._dtype, self._host, self._seconds = dtype, host, seconds
         self._weights: dict[str, Tensor] = {}
+        """The adapters alone when `_scales` says how much of them is added to the base."""
+        self._scales: dict[str, float] = {}
+        self._base: dict[str, Tensor] = {}
+        self._base_of: Mapping[str, Tensor] | None = None
+        self._given_base: MutableSet[WeightCalls] = weakref.WeakSet()
         self._tag = ""
 
     def take(self, weights: Mapping[str, Tensor], tag: str) -> None:
         """A copy, since servers that join later get these, whatever the learner does meanwhile."""
-        self._weights = {
-            name: tensor.detach().to("cpu", self._dtype, copy=True).contiguous()
-            for name, tensor in weights.items()
-        }
+        if isinstance(weights, AdaptedWeights):
+            if self._base_of is not weights.base:
+                self._base_of, self._base = weights.base, _copied(weights.base, self._dtype)
+                self._given_base.clear()
+            self._weights = _copied(to_tensors(weights.changes), ADAPTER_DTYPE)
+            self._scales = scales(weights.changes)
+        else:
+            self._weights, self._scales = _copied(weights, self._dtype), {}
+            self._base, self._base_of = {}, None
         self._tag = tag
 
-    def bring(self, calls: WeightCalls, world_size: int) -> None:
-        weights, tag = self._weights, self._tag
+    def bring(self, calls: WeightCalls, world_size: int) -> int:
+        weights, scales, tag, sent = self._weights, self._scales, self._tag, 0
         waiting = listening(self._host)
         port = waiting.getsockname()[1]
         meeting = {
@@ -184,18 +237,33 @@ class GlooTransfer:
             joined.result()
         try:
             calls.start_weight_update()
-            update = {
-                "names": list(weights),
-                "dtypes": [str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()],
-                "shapes": [list(tensor.shape) for tensor in weights.values()],
-            }
-            with Beside(lambda: calls.update_weights(update)) as received:
-                for tensor in weights.values():
-                    link.broadcast(tensor)
-                received.result()
+            if scales and calls not in self._given_base:
+                sent += _sent(link, calls, self._base, {"keep": True})
+                self._given_base.add(calls)
+            sent += _sent(link, calls, weights, {"scales": scales})
             calls.finish_weight_update(tag)
         finally:
             link.close()
+        return sent * world_size
 
     def close(self) -> None:
-        self._weights = {}
+        self._weights, self._base, self._base_of = {}, {}, None
+
+
+def _copied(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: t.detach().to("cpu", dtype, copy=True).contiguous() for name, t in weights.items()}
+
+
+def _sent(link: Link, calls: WeightCalls, tensors: Mapping[str, Tensor], more: Mapping[str, Any]) -> int:
+    """Tensors over a link, announced by one `update_weights`; their bytes."""
+    update = {
+        "names": list(tensors),
+        "dtypes": [str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()],
+        "shapes": [list(tensor.shape) for tensor in tensors.values()],
+        **more,
+    }
+    with Beside(lambda: calls.update_weights(update)) as received:
+        for tensor in tensors.values():
+            link.broadcast(tensor)
+        received.result()
+    return nbytes(tensors)

@@ -4,6 +4,7 @@ The sender drives the same four calls (`WeightCalls` has the names that vLLM's t
 which weights it sends. It names no version: that is said afterwards.
 """
 
+import math
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -15,6 +16,8 @@ from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+from rlkit.adapted import AdaptedWeights
 
 from .servers import free_port
 from .worker_http import WeightCalls
@@ -28,7 +31,9 @@ class DictSource(WeightSource):  # type: ignore[misc]  # vLLM is not typed for u
         self._dtype = dtype
 
     def metadata(self) -> list[Any]:
-        return [ParamMeta(name, self._dtype, tuple(tensor.shape)) for name, tensor in self.weights.items()]
+        # The shapes of merged weights are those of what they are merged from, which costs nothing to look at.
+        plain = self.weights.base if isinstance(self.weights, AdaptedWeights) else self.weights
+        return [ParamMeta(name, self._dtype, tuple(tensor.shape)) for name, tensor in plain.items()]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in self.weights.items():
@@ -40,6 +45,7 @@ class OfficialTransfer:
     the middle of its update takes no other with it. A group is made once and used until its server is lost.
 
     It keeps no copy, which would be as large as the model: servers that come later get the weights while the learner waits.
+    vLLM's receivers know no adapters, so weights with adapters are merged, each as it is sent.
     """
 
     keeps_copy = False
@@ -56,7 +62,7 @@ class OfficialTransfer:
     def take(self, weights: Mapping[str, Tensor], tag: str) -> None:
         self._source.weights, self._tag = weights, tag
 
-    def bring(self, calls: WeightCalls, world_size: int) -> None:
+    def bring(self, calls: WeightCalls, world_size: int) -> int:
         with self._one_at_a_time:
             if calls not in self._senders:
                 self._senders[calls] = self._met(calls, world_size)
@@ -66,6 +72,8 @@ class OfficialTransfer:
                 del self._senders[calls]
                 raise
             calls.update_weight_version(self._tag)
+        size: int = sum(meta.dtype.itemsize * math.prod(meta.shape) for meta in self._source.metadata())
+        return size * world_size
 
     def _met(self, calls: WeightCalls, world_size: int) -> Any:
         init = (

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor
 
+from rlkit.adapted import AdaptedWeights
 from rlkit.errors import RolloutError
 from rlkit.types import Request, Rollout
 
@@ -30,7 +31,7 @@ from .roster import Launch, Terms
 from .servers import Address, GivenServer, gpus_of, log_folder, read_addresses, start_local
 from .transfer import FileTransfer, GlooTransfer, Transfer
 from .vllm_command import ServerSpec
-from .weights import ModelFacts, fitting_weights, read_facts
+from .weights import ModelFacts, fitting_adapters, fitting_weights, read_facts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -262,7 +263,11 @@ class VllmServerSampler:
     def load(self, weights: Mapping[str, Tensor], version: int) -> None:
         """New weights into every server, and empty prefix caches. A server that fails on the way is lost and gets them when it
         is back; a set of weights that does not fit raises RolloutError before anything is sent."""
-        full = fitting_weights(weights, self._facts)
+        full: Mapping[str, Tensor]
+        if isinstance(weights, AdaptedWeights):
+            full = fitting_adapters(weights, self._facts)
+        else:
+            full = fitting_weights(weights, self._facts)
         self.fleet.load(lambda: self._weights.take(full, version), version)
 
     def rest(self) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from rlkit.adapted import AdaptedWeights
 from rlkit.errors import ModelError, RolloutError
 
 
@@ -103,6 +104,20 @@ def fitting_weights(weights: Mapping[str, Tensor], facts: ModelFacts) -> dict[st
                 "Nothing was loaded; train with tie_word_embeddings as the model has it"
             )
     return full
+
+
+def fitting_adapters(weights: AdaptedWeights, facts: ModelFacts) -> AdaptedWeights:
+    """`weights`, whose base has every name of the model's state dict; RolloutError as above, for an adapter too."""
+    full = fitting_weights(weights.base, facts)
+    for name, change in weights.changes.items():
+        shape = (change.up_OR.shape[0], change.down_RI.shape[1])
+        if shape != facts.shapes.get(name) or change.up_OR.shape[1] != change.down_RI.shape[0]:
+            raise RolloutError(
+                f"this adapter does not fit the sampler's model: it changes {name} by {tuple(change.up_OR.shape)} x "
+                f"{tuple(change.down_RI.shape)}, and that weight is {facts.shapes.get(name, 'absent')}. Nothing was loaded"
+            )
+    # The same base stays the same object: it need not be sent again.
+    return weights if len(full) == len(weights.base) else AdaptedWeights(full, weights.changes)
 
 
 def _same(left: Tensor, right: Tensor) -> bool:

@@ -147,7 +147,9 @@ class Handler(BaseHTTPRequestHandler):
         if state.fault("fail_update"):
             self.say(500, {"error": "it broke in the middle"})
             return
-        state.weights = print_of(body["update_info"]["path"])
+        told = body["update_info"]
+        base = print_of(told["base_path"]) + "+" if "base_path" in told else ""
+        state.weights = base + print_of(told["path"])
         self.say(200, {})
 
     def generate(self, body: Any) -> None:

@@ -27,6 +27,22 @@ def members_of(group: int) -> list[int]:
     return sorted(found)
 
 
+def descendants(process: int) -> list[int]:
+    """Children, their children and so on, the nearest first."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it ended just now
+            continue
+    found: list[int] = []
+    grown = [process]
+    while grown:
+        grown = [child for child, parent in parents.items() if parent in grown]
+        found += grown
+    return found
+
+
 def _runs(process: int) -> bool:
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]

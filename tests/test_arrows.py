@@ -25,7 +25,18 @@ FLOORS: dict[int, set[str]] = {
     2: {
         *("rewards", "samplers", "analysis", "algos", "learner", "tasks"),
         *("data", "rows", "columns", "sources", "templates"),
-        *("batch", "feed", "machine", "metrics", "models", "memory", "printable", "ranks", "verify"),
+        *(
+            "adapted",
+            "batch",
+            "feed",
+            "machine",
+            "metrics",
+            "models",
+            "memory",
+            "printable",
+            "ranks",
+            "verify",
+        ),
         *("checkpoint", "stopping", "doctor", "environment", "rollout_metrics", "tiny", "benchmark_names"),
     },
     3: {"loop", "mishaps", "evaluate", "eval_show", "preflight", "sft", "show", "scoring", "tracking"},
@@ -36,7 +47,7 @@ FLOORS: dict[int, set[str]] = {
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 
-SHARED = {"batch", "feed", "machine", "metrics", "models", "printable", "ranks"}
+SHARED = {"adapted", "batch", "feed", "machine", "metrics", "models", "printable", "ranks"}
 """Floor 2, and free to all of floor 2."""
 DATA_ROOM = {"data", "rows", "columns", "sources", "templates", "benchmark_names"}
 """Files that are one room without a folder."""

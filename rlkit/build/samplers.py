@@ -50,12 +50,14 @@ def make_sampler(
     max_tokens: int,
     version: int,
     base: Path | None = None,
+    adapters: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Sampler:
     """The sampler with the weights in `folder`, which have seen `version` updates.
 
     max_tokens: the longest prompt and completion together
     base: a folder with the same model that stays while the run goes on, as a checkpoint does not: servers start from it
+    adapters: the learner trains adapters, and servers are to get those alone
     say: told when a server comes and goes
     """
     length = max_tokens + SLACK_TOKENS
@@ -68,7 +70,7 @@ def make_sampler(
     shared: dict[str, Any] = {"stop_ids": stop_ids(place, None) or None, "version": version}
     name = sampler_name(cfg.name)
     if is_fleet(name):
-        return _make_fleet(cfg, model, folder, base or folder, length, shared | {"say": say})
+        return _make_fleet(cfg, model, folder, base or folder, length, adapters, shared | {"say": say})
     shared |= {
         "dtype": model.dtype,
         "max_model_len": length,
@@ -104,7 +106,13 @@ def share_sampler(name: SamplerName, ranks: "Ranks", make: Callable[[], Sampler]
 
 
 def _make_fleet(
-    cfg: SamplerConfig, model: ModelConfig, folder: Path, base: Path, length: int, more: dict[str, Any]
+    cfg: SamplerConfig,
+    model: ModelConfig,
+    folder: Path,
+    base: Path,
+    length: int,
+    adapters: bool,
+    more: dict[str, Any],
 ) -> Sampler:
     """A fleet of servers: the user's, children of this process, or actors on a Ray cluster."""
     from importlib.util import find_spec
@@ -119,7 +127,7 @@ def _make_fleet(
         transfer=cfg.transfer,
         gpus=gpus,
     )
-    spec = server_spec(cfg, model, str(base.resolve()), length)
+    spec = server_spec(cfg, model, str(base.resolve()), length, adapters)
     if cfg.urls:
         key = os.environ.get(KEY_VARIABLE, "")
         return VllmServerSampler.connect(folder, spec, cfg.urls, key=key, options=options, **more)
@@ -136,14 +144,17 @@ def _make_fleet(
     return VllmServerSampler.start(folder, spec, cfg.replicas, options=options, fresh=base == folder, **more)
 
 
-def server_spec(cfg: SamplerConfig, model: ModelConfig, folder: str, length: int) -> "ServerSpec":
-    """What a server of a fleet is started with."""
+def server_spec(
+    cfg: SamplerConfig, model: ModelConfig, folder: str, length: int, adapters: bool = False
+) -> "ServerSpec":
+    """What a server of a fleet is started with. adapters: they alone will be sent, which vLLM's own ways cannot"""
     import torch
 
     from rlkit.samplers.vllm_command import ServerSpec
 
     on_gpu = torch.cuda.is_available()
-    backend = {"nccl": "nccl", "ipc": "ipc", "auto": "nccl" if on_gpu else "rlkit"}.get(cfg.transfer, "rlkit")
+    fastest = "nccl" if on_gpu and not adapters else "rlkit"
+    backend = {"nccl": "nccl", "ipc": "ipc", "auto": fastest}.get(cfg.transfer, "rlkit")
     return ServerSpec(
         model=folder,
         dtype=model.dtype if model.dtype != "auto" else "bfloat16" if on_gpu else "float32",

@@ -264,6 +264,7 @@ def run(
                     max_tokens=cfg.max_prompt_length + longest,
                     version=start.updates,
                     base=folder,
+                    adapters=lora,
                     say=partial(console.print, soft_wrap=True, highlight=False, markup=False),
                 ),
             )

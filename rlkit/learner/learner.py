@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from rlkit.adapted import AdaptedWeights
 from rlkit.algo_config import AlgoConfig
 from rlkit.batch import Batch, TokenStats, make_minibatches, nothing, recut
 from rlkit.config import LearnerConfig
@@ -113,6 +114,8 @@ class Learner:
         """How often that was, since this process began."""
         self.watcher: Watcher = Unwatched()
         self.ranks, self.autocast, self.everywhere = ranks, autocast, everywhere
+        self._base: dict[str, Tensor] | None = None
+        """Without adapters, for samplers that get those apart; None: not asked for yet."""
         self.device: torch.device = PartialState().device
         module: Any
         for module in model.modules():
@@ -503,14 +506,30 @@ class Learner:
 
     # -- what leaves and what must survive -----------------------------------------------------------------------------
 
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self) -> Mapping[str, Tensor]:
         """Name -> tensor for a sampler, adapters merged; with tied embeddings `lm_head.weight` is there too (vLLM packs its own copy).
 
         Every rank calls it; each gets all of them, or only the first does and the others hold one at a time. Weights gathered or merged for this are in the sampler's type already.
+        For samplers elsewhere adapters are apart (rlkit.adapted), so that they alone need be sent.
         """
+        if self.cfg.lora_rank and not self.everywhere:
+            return self._adapted_weights()
         copies = self.autocast and (self.cfg.lora_rank > 0 or self.cfg.shard != "none")
         kept = self.everywhere or self.ranks.main
         return {n: t.to(torch.bfloat16) if copies else t for n, t in self._whole_weights() if kept}
+
+    def _adapted_weights(self) -> Mapping[str, Tensor]:
+        """What training began with, gathered once, with the present adapters; nothing but on the first rank."""
+        changes = lora.changes(self.model, whole)
+        if self._base is None:
+            self._base = {}
+            for name, part in lora.unadapted(self.model):
+                tensor = whole(part)
+                if self.ranks.main:
+                    gathered = self.cfg.shard != "none"  # a copy, whose place is not on this rank's device
+                    half = torch.bfloat16 if self.autocast else tensor.dtype
+                    self._base[name] = tensor.to("cpu" if gathered else tensor.device, half)
+        return AdaptedWeights(self._base, changes) if self.ranks.main else {}
 
     def _whole_weights(self) -> Iterator[tuple[str, Tensor]]:
         if self.cfg.lora_rank:

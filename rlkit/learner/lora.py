@@ -1,8 +1,8 @@
 """Low-rank adapters (LoRA, arXiv:2106.09685), by peft: W x becomes W x + (alpha / rank) B A x, and only A and B learn.
 
-Nobody outside the learner sees them: samplers and checkpoints get W + (alpha / rank) B A under the model's own names. A
-checkpoint holds the adapter beside that, as peft loads it, and the optimizer's state is of A and B alone. With the adapters
-off the model is the one training began with, which is the KL penalty's reference: there is no second copy.
+Checkpoints and samplers in this process get W + (alpha / rank) B A under the model's own names; servers get W once, then A and
+B (rlkit.adapted). A checkpoint holds the adapter beside that, as peft loads it, and the optimizer's state is of A and B alone.
+With the adapters off the model is the one training began with, which is the KL penalty's reference: there is no second copy.
 """
 
 import difflib
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlkit.adapted import LowRank
 from rlkit.config import LearnerConfig
 from rlkit.errors import ConfigError, RunError
 
@@ -123,19 +124,34 @@ def merged(model: nn.Module, whole: Callable[[Tensor], Tensor]) -> Iterator[tupl
     for name, tensor in state.items():
         layer, _, field = name.rpartition(".base_layer.")
         if layer in adapted and field == "weight":
-            yield f"{layer}.weight", whole(tensor).float() + _delta(adapted[layer], whole)
+            yield f"{layer}.weight", _change(adapted[layer], whole).added_to(whole(tensor))
         elif layer in adapted:
             yield f"{layer}.{field}", whole(tensor)
         elif ".lora_" not in name:
             yield name, whole(tensor)
 
 
-@torch.no_grad()
-def _delta(layer: Any, whole: Callable[[Tensor], Tensor]) -> Tensor:
-    """What the adapter adds to its layer's weight: B A alpha / rank, as peft computes it."""
-    product = whole(layer.lora_B[_NAME].weight) @ whole(layer.lora_A[_NAME].weight)
-    delta: Tensor = (product.T if layer.fan_in_fan_out else product) * layer.scaling[_NAME]
-    return delta
+def unadapted(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The state dict that training began with, as this rank holds it, under the names it had without adapters."""
+    adapted = layers(model)
+    for name, tensor in model.state_dict().items():
+        layer, _, field = name.rpartition(".base_layer.")
+        if layer in adapted:
+            yield f"{layer}.{field}", tensor
+        elif ".lora_" not in name:
+            yield name, tensor
+
+
+def changes(model: nn.Module, whole: Callable[[Tensor], Tensor]) -> dict[str, LowRank]:
+    """What the adapters add, by the name of the weight that they add it to."""
+    return {f"{name}.weight": _change(layer, whole) for name, layer in layers(model).items()}
+
+
+def _change(layer: Any, whole: Callable[[Tensor], Tensor]) -> LowRank:
+    down, up = whole(layer.lora_A[_NAME].weight), whole(layer.lora_B[_NAME].weight)
+    if layer.fan_in_fan_out:  # its weight is transposed, and so is what is added
+        down, up = up.T, down.T
+    return LowRank(down, up, layer.scaling[_NAME])
 
 
 def tensors(model: nn.Module, whole: Callable[[Tensor], Tensor]) -> Iterator[tuple[str, Tensor]]:

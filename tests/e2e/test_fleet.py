@@ -19,7 +19,7 @@ from rlkit.cli import main
 from rlkit.samplers.servers import Address, announce
 from tests.fakes import KEY, ROOT, Fakes, child_of, wait_for
 from tests.models import save_tiny_model
-from tests.processes import require_gone
+from tests.processes import descendants, require_gone
 
 SMALL = (
     "--model model --data task:chain --data.pool 12 --reward tests.verdicts:Checksum --reward.workers 0 --num-generations 4 "
@@ -161,21 +161,6 @@ def test_ctrl_c_ends_the_servers_that_the_run_started(folder: Path) -> None:
         os.killpg(run.pid, number)
         run.wait(120)
         require_gone(servers, patience=60)
-
-
-def descendants(process: int) -> list[int]:
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it ended just now
-            continue
-    found: list[int] = []
-    grown = [process]
-    while grown:
-        grown = [child for child, parent in parents.items() if parent in grown]
-        found += grown
-    return found
 
 
 @pytest.mark.slow

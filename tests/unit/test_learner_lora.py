@@ -1,7 +1,7 @@
 """Adapters: only they learn; samplers, checkpoints and peft read the same model; the reference is the model without them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from rlkit import memory
+from rlkit.adapted import AdaptedWeights, from_tensors, scales, to_tensors
 from rlkit.algo_config import AlgoConfig
 from rlkit.algo_presets import GrpoConfig
 from rlkit.algos.family import Family
@@ -44,6 +45,7 @@ def make_learner(
     autocast: bool = False,
     reference: Any = None,
     adapter: Path | None = None,
+    everywhere: bool = True,
     **cfg: Any,
 ) -> Learner:
     return Learner(
@@ -58,6 +60,7 @@ def make_learner(
         reference=reference,
         adapter=adapter,
         seed=seed,
+        everywhere=everywhere,
     )
 
 
@@ -71,7 +74,7 @@ def step(learner: Learner, times: int = 1) -> None:
         learner.step(0.0, [], [])
 
 
-def logits_of(weights: dict[str, Tensor], tied: bool = False) -> Tensor:
+def logits_of(weights: Mapping[str, Tensor], tied: bool = False) -> Tensor:
     """Of a plain model that holds these weights."""
     model = tiny_model(seed=5, tied=tied)
     model.load_state_dict(weights)
@@ -126,6 +129,23 @@ def test_weights_are_bit_for_bit_those_of_the_model_that_peft_merges(tied: bool)
         own = learner.model(IDS_BT).logits
     assert not torch.equal(own, logits_of(make_learner(tied=tied).weights(), tied))
     torch.testing.assert_close(logits_of(ours, tied), own, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_for_servers_the_adapter_is_apart_and_merges_to_the_same_bits(tied: bool) -> None:
+    whole, apart = (make_learner(tied=tied, everywhere=where, **ALL) for where in (True, False))
+    first = apart.weights()
+    for learner in (whole, apart):
+        step(learner, 2)
+    merged, weights = whole.weights(), apart.weights()
+    assert isinstance(first, AdaptedWeights) and isinstance(weights, AdaptedWeights)
+    assert weights.base is first.base, "one object, so that a sender knows it again"
+    assert all(torch.equal(t, weights.base[n]) for n, t in tiny_model(seed=0, tied=tied).state_dict().items())
+    assert list(weights) == list(merged) and all(map(torch.equal, weights.values(), merged.values()))
+    # Seven layers in each of two blocks, of rank 4.
+    assert len(weights.changes) == 14 and {c.down_RI.shape[0] for c in weights.changes.values()} == {4}
+    again = from_tensors(to_tensors(weights.changes), scales(weights.changes))
+    assert all(map(torch.equal, AdaptedWeights(weights.base, again).values(), merged.values()))
 
 
 def test_a_sampler_takes_the_merged_weights(tmp_path: Path) -> None:

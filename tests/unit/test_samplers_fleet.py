@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2ForCausalLM
 
+from rlkit.adapted import AdaptedWeights, LowRank, to_tensors
 from rlkit.errors import RolloutError, SamplerGone
 from rlkit.samplers.contract import continuation_seed
 from rlkit.samplers.server_process import ServerProcess
@@ -251,6 +252,48 @@ def test_weights_that_do_not_fit_are_refused_before_any_server_hears_of_them(
     assert "/start_weight_update" not in call(bench.server(0), "/told")["calls"]
     requests = asks(4)
     bench.require_right(requests, bench.sampler.sample(requests))
+
+
+def test_adapters_go_alone_once_a_server_has_what_they_change(
+    opened: Open, first: dict[str, Tensor], tmp_path: Path
+) -> None:
+    bench = opened(replicas=2)
+    name = "model.layers.0.self_attn.q_proj.weight"
+
+    def adapted(number: int) -> AdaptedWeights:
+        down, up = torch.full((2, 64), 1.0 + number), torch.full((64, 2), 0.5)
+        return AdaptedWeights(first, {name: LowRank(down, up, 2.0)})
+
+    def told() -> list[str]:
+        return [call(bench.server(n), "/told")["weights"] for n in (0, 1)]
+
+    # What fakes call base and adapter.
+    one, two = (
+        f"{bench.weights}+{weights_print(to_tensors(adapted(number).changes), tmp_path / str(number))}"
+        for number in (1, 2)
+    )
+    bench.sampler.metrics()
+    bench.sampler.load(adapted(1), version=1)
+    assert told() == [one, one]
+    sent = bench.sampler.metrics()["sampler/sent_bytes"]
+    bench.sampler.load(adapted(2), version=2)
+    assert told() == [two, two]
+    alone = bench.sampler.metrics()["sampler/sent_bytes"]
+    # 256 numbers of 4 bytes to each of two servers, and the files' own words; before, all weights too.
+    assert 2 * 1024 < alone < 2 * 1024 + 1000 and sent > alone + 2 * 4 * sum(
+        t.numel() for t in first.values()
+    )
+    bench.server(0).kill()
+    wait_for(lambda: bench.sampler.metrics()["sampler/restarts"] > 0)
+    bench.all_ready()
+    assert told() == [two, two], "the new one was given both"
+    bench.sampler.load(first, version=3)
+    assert told() == [bench.weights, bench.weights]
+    wrong = AdaptedWeights(first, {name: LowRank(torch.zeros(2, 63), torch.zeros(64, 2), 2.0)})
+    with pytest.raises(
+        RolloutError, match=r"changes model.layers.0.self_attn.q_proj.weight by .* \(64, 64\)"
+    ):
+        bench.sampler.load(wrong, version=4)
 
 
 @pytest.mark.parametrize("kind", ["die_in_update", "fail_update"])

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +18,12 @@ import torch
 from torch import Tensor
 from transformers import Qwen2ForCausalLM
 
+from rlkit.adapted import AdaptedWeights, LowRank
 from rlkit.samplers.roster import Life
 from rlkit.samplers.vllm_command import ServerSpec
 from rlkit.samplers.vllm_server import FleetOptions, LocalStarter, VllmServerSampler
 from rlkit.types import Request, Rollout
-from tests.models import save_tiny_model
+from tests.models import save_tiny_model, tiny_model
 from tests.processes import members_of, require_gone
 from tests.unit.test_samplers import ask, flat, greedy, largest_gap, prompt
 
@@ -147,24 +149,73 @@ def test_two_servers_write_what_one_would_and_read_each_prompt_once(fleet: Fleet
     assert [r.token_ids for r in alone[0]] == [r.token_ids for r in groups[3]]
 
 
-@pytest.mark.parametrize("kind", ["file", "gloo"])
-def test_weights_arrive_by_file_and_by_gloo(fleet: Fleet, kind: str) -> None:
+@contextmanager
+def sending(fleet: Fleet, kind: str) -> Iterator[None]:
+    """Both servers get their weights by this way."""
     weights = fleet.sampler._weights
     before = {life: life.transfer for life in fleet.lives()}
     for life in fleet.lives():
         told = {"backend": "rlkit", "sees_probe": kind == "file", "dtype": "float32"}
         life.transfer = weights.transfer_for(weights.kind_for(told, ""), told, life.server.url)
         assert life.transfer.kind == kind
-    requests = [ask(prompt(length), max_tokens=24, temperature=0.0) for length in (5, 33, 100)]
     try:
+        yield
+    finally:
+        for life, transfer in before.items():
+            life.transfer = transfer
+
+
+@pytest.mark.parametrize("kind", ["file", "gloo"])
+def test_weights_arrive_by_file_and_by_gloo(fleet: Fleet, kind: str) -> None:
+    requests = [ask(prompt(length), max_tokens=24, temperature=0.0) for length in (5, 33, 100)]
+    with sending(fleet, kind):
         for which in (1, 0, 1):
             fleet.load(which)
             for r in flat(fleet.sampler.sample(requests)):
                 assert r.completion_ids == greedy(fleet.models[which], r.token_ids[: r.prompt_tokens], 24)
                 assert r.policy_version == fleet.version
-    finally:
-        for life, transfer in before.items():
-            life.transfer = transfer
+
+
+@pytest.mark.parametrize("kind", ["file", "gloo"])
+def test_an_adapter_arrives_alone_and_is_added_to_what_was_kept(fleet: Fleet, kind: str) -> None:
+    base = fleet.models[0].state_dict()
+
+    def adapted(seed: int) -> AdaptedWeights:
+        generator = torch.Generator().manual_seed(seed)
+        return AdaptedWeights(
+            base,
+            {
+                name: LowRank(
+                    torch.randn(4, weight.shape[1], generator=generator),
+                    0.05 * torch.randn(weight.shape[0], 4, generator=generator),
+                    2.0,
+                )
+                # k_proj has none, and shares a fused layer with two that have
+                for name, weight in base.items()
+                if name.endswith(("q_proj.weight", "v_proj.weight", "down_proj.weight"))
+            },
+        )
+
+    requests = [ask(prompt(length), max_tokens=24, temperature=0.0) for length in (5, 33, 100)]
+    sent = []
+    with sending(fleet, kind):
+        fleet.load(1)  # whatever was kept before is of no use
+        for seed in (1, 2):
+            fleet.sampler.metrics()
+            fleet.version += 1
+            fleet.sampler.load(adapted(seed), fleet.version)
+            sent.append(fleet.sampler.metrics()["sampler/sent_bytes"])
+            model = tiny_model(seed=0, tied=True)
+            model.load_state_dict(adapted(seed))
+            rollouts = flat(fleet.sampler.sample(requests))
+            for r in rollouts:
+                assert r.completion_ids == greedy(model, r.token_ids[: r.prompt_tokens], 24)
+                assert r.policy_version == fleet.version
+            assert largest_gap(model, rollouts, 1.0) < TOLERANCE
+        assert sent[1] < sent[0] / 4, "the second time without the weights that it changes"
+        fleet.load(1)
+        for r in flat(fleet.sampler.sample(requests)):
+            assert r.completion_ids == greedy(fleet.models[1], r.token_ids[: r.prompt_tokens], 24)
 
 
 def test_nothing_but_health_is_answered_without_the_key_and_only_on_loopback(fleet: Fleet) -> None:
