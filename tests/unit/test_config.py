@@ -148,7 +148,16 @@ BOUNDS: list[tuple[type[Any], dict[str, Any], str]] = [
     (RewardConfig, {"workers": -1}, "reward.workers = -1: expected 0 or more processes"),
     (RewardConfig, {"timeout": 0.0}, "reward.timeout = 0.0: expected a positive number of seconds"),
     (RewardConfig, {"max_error_share": 1.5}, r"reward.max_error_share = 1.5: expected a share in \[0, 1\]"),
-    (SamplerConfig, {"temperature": -0.5}, r"sampler.temperature = -0.5: expected 0 \(greedy\) or more"),
+    (
+        SamplerConfig,
+        {"temperature": -0.5},
+        r"sampler.temperature = -0.5: expected 0 \(greedy\), or at least 0.01",
+    ),
+    (
+        SamplerConfig,
+        {"temperature": 0.005},
+        r"sampler.temperature = 0.005: expected 0 \(greedy\), or at least",
+    ),
     (TrainConfig, {"sampler": SamplerConfig(temperature=0.0)}, "temperature = 0.0: expected more than 0"),
     (
         EvalConfig,
