@@ -105,7 +105,7 @@ def until(ask: Callable[[], Any], what: str) -> Any:
         if found:
             return found
         assert time.monotonic() < end, f"not within {PATIENCE:.0f} s: {what}{said}"
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
 def visit(driver: Any, address: str) -> None:
@@ -123,6 +123,15 @@ def settled(driver: Any) -> None:
         return [...document.querySelectorAll('.drawn')].every(d => d.querySelector('.main-svg'));
     """
     until(lambda: driver.execute_script(script), "the tab's content")
+
+
+def shown(driver: Any) -> None:
+    """Wait until every chart of the tab has a curve or a bar in it, whatever else is still being asked for."""
+    script = """
+        const charts = [...document.querySelectorAll('main .drawn')];
+        return charts.length > 0 && charts.every(d => d.querySelector('.main-svg .trace path'));
+    """
+    until(lambda: driver.execute_script(script), "the charts")
 
 
 def complaints(driver: Any) -> list[str]:

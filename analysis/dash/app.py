@@ -1,7 +1,8 @@
 """The tabs as a Dash application.
 
 What the page asks for is one number, `pulse`, every two seconds: it changes when a run has written something, and only then does the tab that
-is open ask for its content again. A tab's content is made when it is opened, so the first view waits for one tab.
+is open ask for its content again. A tab's content is made when it is opened, so the first view waits for one tab, and for one
+answer of the server: the overview comes with its figures in it, and asks for the diagnosis when it has them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,7 @@ PAGE = """<!DOCTYPE html>
         <title>{%title%}</title>
         {%favicon%}
         {%css%}
+        <script defer src="/_dash-component-suites/plotly/package_data/plotly.min.js"></script>
     </head>
     <body>
         {%app_entry%}
@@ -45,6 +47,8 @@ PAGE = """<!DOCTYPE html>
     </body>
 </html>
 """
+"""plotly.js (5 MB) is named in the head: the browser fetches and compiles it beside Dash's scripts. Dash itself asks for it when the first
+figure has come, and then everything waits for it."""
 
 
 def make_app(board: Board) -> Any:
@@ -82,17 +86,20 @@ def make_app(board: Board) -> Any:
         Output("nav", "children"),
         Input("url", "pathname"),
         Input("url", "search"),
+        State("runs", "value"),
     )
-    def show(pathname: str | None, search: str | None) -> tuple[list[Any], list[Any]]:
+    def show(
+        pathname: str | None, search: str | None, names: list[str] | None
+    ) -> tuple[list[Any], list[Any]]:
         asked = dict(parse_qsl((search or "").removeprefix("?")))
         path = pathname if pathname in TABS else "/"
-        return _tab(path, board, asked), _nav(path)
+        return _tab(path, board, asked, board.chosen(names)), _nav(path)
 
     return app
 
 
 def _layout(board: Board) -> Any:
-    board.refresh()
+    mark = board.refresh()
     names = list(board.runs)
     chosen = [run.name for run in board.newest()]
     return html.Div(
@@ -113,7 +120,7 @@ def _layout(board: Board) -> Any:
             ),
             html.Main(id="page", tabIndex=-1),
             dcc.Location(id="url", refresh="callback-nav"),
-            dcc.Store(id="pulse", data=""),
+            dcc.Store(id="pulse", data=mark),
             dcc.Interval(id="tick", interval=PULSE_MS),
         ],
         className="dash-page",
@@ -139,7 +146,7 @@ def _nav(path: str) -> list[Any]:
     ]
 
 
-def _tab(path: str, board: Board, asked: Mapping[str, str]) -> list[Any]:
+def _tab(path: str, board: Board, asked: Mapping[str, str], chosen: Sequence[Run]) -> list[Any]:
     runs: Sequence[Run] = list(board.runs.values())
     if path == "/mass":
         return mass.layout(board, runs)
@@ -155,4 +162,4 @@ def _tab(path: str, board: Board, asked: Mapping[str, str]) -> list[Any]:
         return timing.layout()
     if path == "/metrics":
         return metrics.layout(board, runs)
-    return overview.layout()
+    return overview.layout(board, chosen)

@@ -11,6 +11,7 @@ from rlkit.errors import ConfigError
 
 from .app import make_app
 from .board import Board
+from .tabs import overview
 
 LOOPBACK = ["localhost", "127.0.0.1"]
 """Names under which a browser on this machine asks. Others are refused: a web site whose name was pointed at 127.0.0.1 (DNS
@@ -49,6 +50,9 @@ def make_server(board: Board, host: str, port: int, token: str | None) -> tuple[
         ImportError
     ):  # plotly asks for pandas where it is loaded, and would meet the half of it that pyarrow
         importlib.import_module("pandas")  # is loading in another thread
+    overview.now(
+        board, board.newest()
+    )  # plotly loads what it needs at the first figure: now, and not while a person waits
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for each request
     try:
         server = listen(host, port, app.server, threaded=True)

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections import deque
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -95,14 +95,20 @@ class History:
         self.best = (-math.inf, 0, 0.0)
         """The highest mean reward of WINDOW records in a row, the step at which they ended, and the mean's standard error."""
         self._first: list[Record] = []
-        self._recent: deque[Record] = deque(maxlen=MEMORY)
+        self._newest: Record = {}
+        self._columns: dict[
+            str, tuple[list[int], list[float]]
+        ] = {}  # numbers of the newest records, finite values
         self._extent: dict[str, tuple[float, float]] = {}
 
     def add(self, record: Record) -> None:
         self.records += 1
         if len(self._first) < START:
             self._first.append(record)
-        self._recent.append(record)
+        self._newest = record
+        for name, value in record.items():
+            if (finite := _finite(value)) is not None:
+                self._keep(name, finite)
         for name in ("reward", "reward_std"):
             value = self.now(name)
             if value is not None:
@@ -112,22 +118,30 @@ class History:
         if len(rewards) == WINDOW and statistics.fmean(rewards) > self.best[0]:
             self.best = (statistics.fmean(rewards), self.step, standard_error(rewards))
 
+    def _keep(self, name: str, value: float) -> None:
+        """A column for each name: a check asks for a few of a record's sixty, in each of ten thousand records."""
+        numbers, values = self._columns.setdefault(name, ([], []))
+        numbers.append(self.records)
+        values.append(value)
+        if len(values) >= 4 * MEMORY:  # not at every record: it moves the whole list
+            del numbers[:-MEMORY], values[:-MEMORY]
+
     @property
     def step(self) -> int:
-        return int(self._recent[-1]["step"])
+        return int(self._newest["step"])
 
     @property
     def newest(self) -> Record:
-        return self._recent[-1]
+        return self._newest
 
     def now(self, name: str) -> float | None:
         """The newest record's value; None where it has none, or one that is not finite."""
-        return _finite(self._recent[-1].get(name))
+        return _finite(self._newest.get(name))
 
     def last(self, name: str, records: int = WINDOW) -> list[float]:
-        """Its finite values among the newest records, oldest first."""
-        newest = list(self._recent)[-records:]
-        return [value for r in newest if (value := _finite(r.get(name))) is not None]
+        """Its finite values among the newest records (at most MEMORY), oldest first."""
+        numbers, values = self._columns.get(name, ([], []))
+        return values[bisect_right(numbers, self.records - min(records, MEMORY)) :]
 
     def mean(self, name: str, records: int = WINDOW, *, at_least: int = 1) -> float | None:
         """Mean over the newest records; None when fewer than `at_least` of them have it."""

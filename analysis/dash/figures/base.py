@@ -42,29 +42,36 @@ def figure(x: str, y: str, *, height: int = HEIGHT, legend: bool = True, **layou
     """An empty figure with named axes. The title stands above it, on the page."""
     import plotly.graph_objects as go
 
-    made = go.Figure()
-    made.update_layout(
-        template="none",
-        height=height,
-        margin={"l": 66, "r": 14, "t": 8, "b": 44},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 12},
-        showlegend=legend,
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)"},
-        hovermode="x unified",
-        hoverlabel={"bgcolor": "rgba(28, 32, 40, 0.96)", "font": {"color": "#f2f4f8"}, "namelength": 40},
-        uirevision="kept",  # what a person zoomed to stays while a run goes on
-        **layout,
+    axis = {"gridcolor": GRID, "zerolinecolor": GRID, "linecolor": GRID}
+    # all at once: plotly checks a whole figure at every update, which took most of a page's time
+    return go.Figure(
+        layout={
+            "template": "none",
+            "height": height,
+            "margin": {"l": 66, "r": 14, "t": 8, "b": 44},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"family": "system-ui, sans-serif", "size": 12},
+            "showlegend": legend,
+            "legend": {
+                "orientation": "h",
+                "x": 0,
+                "y": 1.02,
+                "yanchor": "bottom",
+                "bgcolor": "rgba(0,0,0,0)",
+            },
+            "hovermode": "x unified",
+            "hoverlabel": {
+                "bgcolor": "rgba(28, 32, 40, 0.96)",
+                "font": {"color": "#f2f4f8"},
+                "namelength": 40,
+            },
+            "uirevision": "kept",  # what a person zoomed to stays while a run goes on
+            "xaxis": {"title": {"text": label(x)}, **axis},
+            "yaxis": {"title": {"text": label(y)}, **axis},
+            **layout,
+        }
     )
-    axis = {
-        "gridcolor": GRID,
-        "zerolinecolor": GRID,
-        "linecolor": GRID,
-    }
-    made.update_xaxes(title_text=label(x), **axis)
-    made.update_yaxes(title_text=label(y), **axis)
-    return made
 
 
 def lines(
@@ -79,17 +86,20 @@ def lines(
     if not drawn:
         return None
     made = figure(x, y, legend=len(drawn) > 1)
+    traces = []
     for c in drawn:
         if smooth > 1 and len(c.values_T) > smooth:
-            made.add_trace(_trace(c, width=1, opacity=FADED, hover=False, legend=False))
+            traces.append(_trace(c, width=1, opacity=FADED, hover=False, legend=False))
             c = Line(c.name, c.steps_T, smoothed(c.values_T, smooth), c.colour, c.dash)
-        made.add_trace(_trace(c, width=2, opacity=1.0, hover=True, legend=True))
-    if from_zero:
-        made.update_yaxes(rangemode="tozero")
+        traces.append(_trace(c, width=2, opacity=1.0, hover=True, legend=True))
+    made.add_traces(traces)
+    axis: dict[str, Any] = {"rangemode": "tozero"} if from_zero else {}
     if all(not c.values_T.any() for c in drawn):
-        made.update_yaxes(range=[0, 1])
+        axis["range"] = [0, 1]
     if share:
-        made.update_yaxes(tickformat=".3~p", hoverformat=".2~p")
+        axis |= {"tickformat": ".3~p", "hoverformat": ".2~p"}
+    if axis:
+        made.update_yaxes(**axis)
     return made
 
 

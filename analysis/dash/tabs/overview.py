@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dash import Input, Output, html
+from dash import Input, Output, State, dcc, html
 
 from rlkit.analysis.dash.board import Board
 from rlkit.analysis.dash.figures import base, scores
@@ -21,18 +21,31 @@ def page(board: Board, runs: Sequence[Run]) -> list[Any]:
     return [*now(board, runs), html.Div(diagnoses(board, runs))]
 
 
-def layout() -> list[Any]:
+def layout(board: Board, runs: Sequence[Run]) -> list[Any]:
     waiting = html.P("Reading what the runs have recorded ...", className="empty card")
-    return [html.Div(id="overview-now"), html.Div(waiting, id="overview-diagnoses")]
+    return [
+        html.Div(now(board, runs), id="overview-now"),
+        dcc.Store(id="overview-shown"),
+        html.Div(waiting, id="overview-diagnoses"),
+    ]
 
 
 def register(app: Any, board: Board) -> None:
-    @app.callback(Output("overview-now", "children"), Input("pulse", "data"), Input("runs", "value"))
-    def show_now(pulse: str, names: list[str] | None) -> list[Any]:
-        return now(board, board.chosen(names))
+    @app.callback(
+        Output("overview-now", "children"),
+        Output("overview-shown", "data"),
+        Input("pulse", "data"),
+        Input("runs", "value"),
+        prevent_initial_call=True,  # the layout has it
+    )
+    def show_now(pulse: str, names: list[str] | None) -> tuple[list[Any], str]:
+        return now(board, board.chosen(names)), pulse
 
-    @app.callback(Output("overview-diagnoses", "children"), Input("pulse", "data"), Input("runs", "value"))
-    def show_diagnoses(pulse: str, names: list[str] | None) -> list[Any]:
+    # after the figures: it reads whole runs, and what the page waits for first would wait for that
+    @app.callback(
+        Output("overview-diagnoses", "children"), Input("overview-shown", "data"), State("runs", "value")
+    )
+    def show_diagnoses(pulse: str | None, names: list[str] | None) -> list[Any]:
         return diagnoses(board, board.chosen(names))
 
 
