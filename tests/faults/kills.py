@@ -15,9 +15,11 @@ import hashlib
 import json
 import mmap
 import os
+import platform
 import random
 import signal
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -185,9 +187,10 @@ def killed_until_it_ends(
             return tally
         if not _kill_in(targets[-1], child, marks, rng):
             raise SystemExit(f"the run ended before {tally.kills + 1} kills:\n{log.read_text()[-3000:]}")
-        hit = [phase for phase in PHASES if marks.inside(phase)]
+        hit = [phase for phase in PHASES if marks.inside(phase)] or ["between"]
         tally.kills += 1
-        tally.hits.update(hit or ["between"])
+        tally.hits.update(hit)
+        print(f"{algo}, {sampler}: kill {tally.kills}, {' in '.join(hit)}", file=sys.stderr, flush=True)
         targets = sorted(PHASES, key=lambda phase: (tally.hits[phase], rng.random()), reverse=True)
 
 
@@ -261,6 +264,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     imported(args.sampler)
+    print(setting(args.sampler, args.seed), flush=True)
     wrong = 0
     for sampler in args.sampler:
         for algo in args.algo:
@@ -282,12 +286,21 @@ def main() -> int:
                 f"  {'equal, bit for bit' if same else 'NOT EQUAL'}{' left: ' + str(tally.lost) if tally.lost else ''}",
                 flush=True,
             )
-    import torch
-
-    print(
-        f"\ntorch {torch.__version__}, python {sys.version.split()[0]}, one thread per process, seed {args.seed}"
-    )
     return 1 if wrong else 0
+
+
+def setting(samplers: list[str], seed: int) -> str:
+    """Code, machine and libraries that the hashes are of."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
+    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    names = ["torch", "transformers", *(["vllm"] if "vllm" in samplers else [])]
+    return (
+        f"commit {commit}, seed {seed}, one thread per process\n"
+        f"{os.cpu_count()} x {cpu[0].split(':')[1].strip() if cpu else platform.machine()}, "
+        f"Linux {platform.release()}, python {platform.python_version()}, "
+        + ", ".join(f"{name} {sys.modules[name].__version__}" for name in names)
+    )
 
 
 def imported(samplers: list[str]) -> None:
