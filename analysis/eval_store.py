@@ -115,7 +115,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     path = folder / SETTINGS
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: cannot be read ({error}); expected the folder of an evaluation") from error
     if not isinstance(settings, dict) or not {"problem_ids", "n", "label"} <= settings.keys():
         raise RunError(f"{path}: holds no evaluation's settings; was it edited?")

@@ -242,7 +242,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     try:
         lines = content.decode().splitlines()
         return [json.loads(line) for line in lines if line.endswith("}")]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path}: holds a line that is not JSON ({error}); was it edited?") from error
 
 
@@ -345,7 +345,7 @@ def _require_new(folder: Path) -> None:
 def _step_of(line: str) -> int:
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, OverflowError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return 1 << 62  # a line cut by a crash belongs to no step
 
 

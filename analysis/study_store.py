@@ -109,7 +109,7 @@ def _require_same(folder: Path, settings: Mapping[str, Any]) -> None:
         return
     try:
         before = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(
             f"{path}: is not JSON ({error}); was it edited? Choose another --output-dir"
         ) from error

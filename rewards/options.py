@@ -31,7 +31,7 @@ def option_texts(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return lettered(value)
     if isinstance(value, Mapping):
         texts = value.get("text")

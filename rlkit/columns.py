@@ -140,7 +140,7 @@ def look_up(row: Row, name: str) -> object:
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     return look_up(value, inner) if isinstance(value, Mapping) else None
 

@@ -250,8 +250,10 @@ class PoolData:
                 f"{self._about[0].source}: the checkpoint was trained on other prompts (the data, its limit, the template or "
                 "--max-prompt-length changed); resume with what the run's config.toml names"
             )
-        self._epoch, self._offset = int(state["epoch"]), int(state["offset"])
-        self._owed = [int(i) for i in state["owed"]]
+        size, owed = len(self.prompts), [int(i) for i in state["owed"]]
+        if not (0 <= int(state["offset"]) <= size and all(0 <= i < size for i in owed)):
+            raise ValueError(f"a place beyond the {size} prompts")
+        self._epoch, self._offset, self._owed = int(state["epoch"]), int(state["offset"]), owed
         self._num_draws = int(state["num_draws"])
         self._order = self._permutation()
 

@@ -102,7 +102,7 @@ def _special_tokens(folder: Path, model: str | None) -> dict[int, str]:
         *([Path(model)] if model else []),
     ]
     for place in places:
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, RecursionError):
             added = json.loads((place / "tokenizer.json").read_text()).get("added_tokens", [])
             return {token["id"]: token["content"] for token in added if token.get("special")}
     return {}

@@ -17,6 +17,8 @@ from rlkit.sampler_config import KnownSampler
 
 COPY = "learner: copy"
 """Row of the weights that are merged with adapters or gathered from ranks: there while the sampler loads them, not during the step."""
+SAVING = "saving"
+"""Row of what a checkpoint that is written beside the steps is copied into. Where it does not fit, the step waits: it is no need."""
 SOFTMAX_COPIES = 3
 """Logits, their float32 copy and their softmax: the buffers of one tile (rlkit.learner.tiles)."""
 TILE_LOGITS = {"cpu": 2**21, "cuda": 2**26}
@@ -158,6 +160,12 @@ def memory_needs(cfg: TrainConfig, shape: ModelShape, machine: Machine, ranks: i
         copied = n if cfg.learner.shard != "none" else matrix_parameters(shape)
         why = f"whole weights in {dtype}, while the sampler takes them"
         needs.append(Need(what=COPY, gib=weights_gib(copied, size), why=why))
+    if cfg.log.async_save and 0 < cfg.log.save_every < cfg.steps:  # the last one is waited for
+        one, holds = _checkpoint(cfg, shape)
+        what = f"host: {SAVING}" if on_gpu else SAVING
+        why = f"a copy of {holds}, to write from beside the steps"
+        why += ", on the first rank" if ranks > 1 else ""
+        needs.append(Need(what=what, gib=one, why=why))
     needs.append(Need(what="process", gib=PROCESS_GIB, why="libraries and fragmentation, a round number"))
     copy = weights_gib(n, size)
     if _sampler(cfg) == "hf":
@@ -275,6 +283,8 @@ def memory_warnings(
                 f"vLLM: its share of {by_name['vllm: its share']:.1f} GiB cannot hold its weights ({weights:.1f} GiB) and one "
                 f"sequence ({one:.2f} GiB); raise --sampler.gpu-memory-utilization"
             )
+    copy = by_name.pop(SAVING, 0.0)  # of one rank
+    needs = [need for need in needs if need.what != SAVING]
     total = peak(needs).gib * (1 if machine.device == "cuda" else ranks)
     if total > machine.memory_gib:
         kept = by_name["learner: activations"]
@@ -308,6 +318,11 @@ def memory_warnings(
             f"memory: the estimate is {total:.1f} GiB and {machine.free_gib:.1f} of {machine.memory_gib:.1f} GiB are free; "
             "end what else uses it"
         )
+    elif total + copy > machine.free_gib:
+        warnings.append(
+            f"memory: the copy that a checkpoint is written from ({gib_words(copy)}) may not fit beside the {gib_words(total)} of the "
+            "rest: then the step waits for the disk, and it is said (--log.no-async-save needs no copy)"
+        )
     return warnings
 
 
@@ -315,16 +330,7 @@ def disk_needs(cfg: TrainConfig, place: ModelPlace) -> list[Need]:
     """The disk table: checkpoints that exist at one time, and what has to be downloaded. GiB."""
     if place.shape is None:
         return []
-    n, learner = place.shape.parameters, cfg.learner
-    one, holds = checkpoint_gib(n), "float32 weights and two moments"
-    if learner.lora_rank:
-        adapters = adapter_parameters(place.shape, learner.lora_rank, learner.lora_targets)
-        one, holds = (
-            weights_gib(n, 4) + checkpoint_gib(adapters),
-            "float32 weights; the adapters and their moments",
-        )
-    if cfg.algo.sync_ref_model:
-        one, holds = one + weights_gib(n, 4), f"{holds}, and the reference"
+    one, holds = _checkpoint(cfg, place.shape)
     saves = math.ceil(cfg.steps / cfg.log.save_every) if cfg.log.save_every else 1
     limit = max(1, cfg.log.save_total_limit)
     most = min(saves, limit + 1)
@@ -334,8 +340,22 @@ def disk_needs(cfg: TrainConfig, place: ModelPlace) -> list[Need]:
     needs = [Need(what="checkpoints", gib=most * one, why=why)]
     if place.kind == "hub" and place.missing:
         # Published weights of these families are bfloat16.
-        needs.append(Need(what="download", gib=weights_gib(n, 2), why=f"{place.path}, into the hub's cache"))
+        size = weights_gib(place.shape.parameters, 2)
+        needs.append(Need(what="download", gib=size, why=f"{place.path}, into the hub's cache"))
     return needs
+
+
+def _checkpoint(cfg: TrainConfig, shape: ModelShape) -> tuple[float, str]:
+    """What one checkpoint is and holds. GiB."""
+    n, learner = shape.parameters, cfg.learner
+    one, holds = checkpoint_gib(n), "float32 weights and two moments"
+    if learner.lora_rank:
+        adapters = adapter_parameters(shape, learner.lora_rank, learner.lora_targets)
+        one = weights_gib(n, 4) + checkpoint_gib(adapters)
+        holds = "float32 weights; the adapters and their moments"
+    if cfg.algo.sync_ref_model:
+        one, holds = one + weights_gib(n, 4), f"{holds}, and the reference"
+    return one, holds
 
 
 def peak(needs: Sequence[Need]) -> Need:

@@ -302,7 +302,7 @@ def _in_cache(repo: str, revision: str | None, name: str) -> Path | None:
 def _read_json(path: Path, name: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"--model {name}: {path} cannot be read ({error}); expected a JSON object"
         ) from error

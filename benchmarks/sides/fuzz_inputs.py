@@ -1,7 +1,11 @@
 """What fuzz.py draws: texts of the words that a reader knows, rows of any shape, and damage to valid files."""
 
+import copy
 import json
+import math
+from typing import Any
 
+import torch
 from hypothesis import strategies as st
 
 from rlkit.algo_presets import ALGO_CONFIGS
@@ -211,9 +215,11 @@ SPECS = st.lists(
     ),
     max_size=9,
 ).map("".join)
+DEEP = 20_000
+"""Brackets: more than a parser that calls itself can hold."""
 EDITS = st.lists(
     st.tuples(
-        st.sampled_from(["flip", "cut", "drop", "double", "put"]),
+        st.sampled_from(["flip", "cut", "drop", "double", "put", "deep"]),
         st.floats(0, 1),
         st.integers(1, 40),
         st.binary(min_size=1, max_size=9),
@@ -242,4 +248,80 @@ def edited(base: bytes, edits: list[tuple[str, float, int, bytes]]) -> bytes:
             out[at:at] = out[at : at + count]
         elif what == "put":
             out[at:at] = fresh
+        elif what == "deep":
+            out[at:at] = b"[" * DEEP
     return bytes(out)
+
+
+PATHS = st.lists(st.integers(0, 9), max_size=5)
+"""Which child at each level, modulo how many there are."""
+NUMBERS = st.sampled_from([math.inf, -math.inf, math.nan, -1, 0, 1, 2**31, 2**70, 0.5, True])
+JSON_EDITS = st.lists(
+    st.tuples(
+        PATHS, st.sampled_from(["put", "drop", "add"]), st.one_of(NUMBERS, JSON_VALUES, st.text(max_size=4))
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+def json_edited(base: Any, edits: list[tuple[list[int], str, Any]]) -> Any:
+    """A JSON value with others in some of its places.
+
+    >>> json_edited({"a": [1, 2]}, [([0, 1], "put", "x")]), json_edited({"a": [1]}, [([0], "drop", 0), ([0], "add", 3)])
+    ({'a': [1, 'x']}, {'new': 3})
+    """
+    out = copy.deepcopy(base)
+    for path, what, drawn in edits:
+        value = copy.deepcopy(drawn)  # a later edit may reach into it
+        place, key = None, None
+        node = out
+        for step in path:
+            if not isinstance(node, dict | list) or not node:
+                break
+            place, key = node, (list(node) if isinstance(node, dict) else range(len(node)))[step % len(node)]
+            node = place[key]
+        if what == "add" and isinstance(out, dict):
+            out["new"] = value
+        elif place is None:
+            out = value if what == "put" else out
+        elif what == "drop":
+            del place[key]
+        else:
+            place[key] = value
+    return out
+
+
+TENSORS = st.sampled_from(
+    [
+        torch.zeros(0),
+        torch.ones(1),
+        torch.full((3,), math.nan),
+        torch.tensor([-1, 2**40]),
+        torch.tensor(2**62),
+        torch.ones(2, 2),
+        torch.ones(624, dtype=torch.uint8),
+        torch.tensor([True]),
+        torch.ones(3, dtype=torch.bfloat16),
+    ]
+)
+TENSOR_EDITS = st.lists(
+    st.tuples(st.integers(0, 19), st.sampled_from(["put", "drop", "rename"]), TENSORS, st.text(max_size=6)),
+    max_size=2,
+)
+
+
+def tensors_edited(
+    base: dict[str, torch.Tensor], edits: list[tuple[int, str, torch.Tensor, str]]
+) -> dict[str, torch.Tensor]:
+    """Named tensors with others under some of the names."""
+    out = dict(base)
+    for which, what, tensor, name in edits:
+        key = list(out)[which % len(out)] if out else name
+        if what == "put":
+            out[key] = tensor.clone()
+        else:
+            kept = out.pop(key, tensor.clone())
+            if what == "rename":
+                out[name] = kept
+    return out

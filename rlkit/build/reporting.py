@@ -69,7 +69,7 @@ def make_reporters(cfg: TrainConfig, folder: Path) -> "list[Reporter]":
 def _known(folder: Path) -> dict[str, str]:
     try:
         found = json.loads((folder / FILE).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}  # a new run, or a file that was cut: told anew under another id
     return {str(name): str(id_) for name, id_ in found.items()} if isinstance(found, dict) else {}
 

@@ -20,7 +20,7 @@
 A name `step-...` that exists is whole, also after a power cut; whether it still is what was written, its checksums tell.
 """
 
-from .read import Found, choose, config_of, random_states, read_position, restore_optimizer
+from .read import Found, choose, config_of, put_back, random_states, read_position, restore_optimizer
 from .saver import Saver
 from .snapshot import About, Keeper, Position
 from .write import folder_of, steps_in
@@ -34,6 +34,7 @@ __all__ = [
     "choose",
     "config_of",
     "folder_of",
+    "put_back",
     "random_states",
     "read_position",
     "restore_optimizer",

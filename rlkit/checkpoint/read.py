@@ -6,7 +6,7 @@ this one; 2 (no checksums, no generators) is read as it is; 1 is refused.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 
 WITHOUT_SUMS = 2
 """Format of checkpoints that can be read though they have no checksums: what else they lack is optional."""
+KINDS: dict[str, type] = {
+    **{"step": int, "updates": int, "sampled_tokens": int},
+    **{"data": dict, "algo": dict, "written": dict, "versions": dict, "place": dict},
+}
+"""What state.json holds."""
+OPTIONAL = ("written", "versions", "place")
+WORDS = {int: "a whole number", dict: "an object"}
+NO_USE = (ArithmeticError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError)
+"""What taking a state back raises that is not of the right form."""
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, RecursionError)
+"""What reading and taking apart a damaged JSON file raises; brackets in brackets in brackets are too deep for the parser."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +98,7 @@ def _problem(folder: Path) -> tuple[str | None, bool]:
 
     try:
         state = _state(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         return f"rlkit/state.json cannot be read ({type(error).__name__}: {error})", False
     if state["format"] != WITHOUT_SUMS:
         return sums.problem(folder), False
@@ -111,8 +122,15 @@ def _state(folder: Path) -> dict[str, Any]:
             f"{path}: format {state['format']}, this rlkit reads format {FORMAT}; end the run with the rlkit that began "
             f"it, or begin a new one from its weights (--model {folder})"
         )
-    if int(state["step"]) != int(folder.name.removeprefix("step-")):
+    if state["step"] != int(folder.name.removeprefix("step-")):
         raise ValueError(f"it is of step {state['step']}")
+    for name, kind in KINDS.items():
+        if name in OPTIONAL and name not in state:
+            continue
+        if not isinstance(state[name], kind) or isinstance(state[name], bool):
+            raise TypeError(f"{name} is {str(state[name])[:40]}, expected {WORDS[kind]}")
+    if not all(type(count) is int for count in state.get("written", {}).values()):
+        raise TypeError("written holds what is no whole number")
     return state
 
 
@@ -124,15 +142,29 @@ def read_position(folder: Path) -> Position:
     try:
         state = _state(folder)
         return Position(
-            step=int(state["step"]),
-            updates=int(state["updates"]),
-            sampled_tokens=int(state["sampled_tokens"]),
+            step=state["step"],
+            updates=state["updates"],
+            sampled_tokens=state["sampled_tokens"],
             data=state["data"],
             algo=with_tensors(state["algo"], load_file(folder / "rlkit" / "algo.safetensors")),
             written=state.get("written", {}),
         )
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (*UNREADABLE, SafetensorError) as error:
         raise RunError(f"{folder}: not a readable checkpoint ({type(error).__name__}: {error})") from error
+
+
+def put_back(folder: Path, what: str, load: Callable[[Any], None], state: Any) -> None:
+    """`load(state)`: what a part of the run kept in the checkpoint. Raises RunError when the part can make nothing of it.
+
+    Checksums say that a file is what was written, not who wrote it: the state may be another rlkit's, or a stranger's.
+    """
+    try:
+        load(state)
+    except NO_USE as error:
+        raise RunError(
+            f"{folder}: {what} cannot go on from what it holds ({type(error).__name__}: {error}); was it written by other code, or "
+            "edited?"
+        ) from error
 
 
 def was_at(folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
@@ -166,7 +198,7 @@ def restore_optimizer(folder: Path, learner: Keeper, updates: int) -> None:
 
     try:
         learner.load_optimizer_tensors(_Tensors(_optimizer_files(folder)), updates)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, *NO_USE) as error:
         raise RunError(f"{folder / 'rlkit'}: not a readable optimizer state ({error})") from error
 
 

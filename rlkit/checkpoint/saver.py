@@ -110,7 +110,10 @@ class Saver:
         if self._host is not None and free_bytes is not None:
             parameters: Any = sum(t.numel() for _, _, t in self.learner.model_tensors())
             # Float32 weights and two moments. Asked once: the memory is kept for the next copies.
-            needed, free = 12 * parameters, self.learner.ranks.first(free_bytes())
+            needed, free = (
+                4 * parameters + 8 * self.learner.num_trained,
+                self.learner.ranks.first(free_bytes()),
+            )
             if needed * COPY_ROOM > free:
                 self._host = None
                 self._say(

@@ -179,7 +179,7 @@ def open_run(
         about = _about(cfg, ranks, tomli_w.dumps(to_toml(cfg)))
         if found.folder is not None:
             start = checkpoint.read_position(found.folder)
-            data.load_state_dict(start.data)
+            checkpoint.put_back(found.folder, "the place in the data", data.load_state_dict, start.data)
         store: Store | Nowhere = Nowhere(where)
         if held is not None:
             since = None if not resume else start.step if found.folder else -1

@@ -223,6 +223,7 @@ def run(
     from rlkit.ranks import ALONE
     from rlkit.show import Terminal
     from rlkit.toml import to_toml
+    from rlkit.userload import is_user_object
 
     ranks = ranks or ALONE
     tokenizer, held_out = ready.tokenizer, ready.held_out
@@ -286,7 +287,10 @@ def run(
         )
         if saved is not None:
             checkpoint.restore_optimizer(saved, learner, start.updates)
-            algo.load_state_dict(start.algo)
+            if is_user_object(cfg.algo.name):  # whose author wants the traceback
+                algo.load_state_dict(start.algo)
+            else:
+                checkpoint.put_back(saved, f"the algorithm {cfg.algo.name}", algo.load_state_dict, start.algo)
         evaluate = _evaluator(cfg, sampler, judge, held_out, store)
         past = ranks.first([] if saved is None else read_metrics(store.folder))
         tracker = build.make_tracker(
@@ -303,7 +307,9 @@ def run(
         )
         # Here, since what was built before may have drawn from them.
         if run.generators:
-            randomness.restore(run.generators)
+            checkpoint.put_back(
+                run.store.folder, "the random generators' state", randomness.restore, run.generators
+            )
         else:
             randomness.seed(seed_of(cfg.seed, "generators", ranks.rank))
         before = None

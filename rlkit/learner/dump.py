@@ -236,7 +236,15 @@ def read(folder: Path) -> Dump:
         raise RunError(
             f"{error.filename or path}: not there; expected the dump of a skipped update, as runs/NAME/{FOLDER}/update-000014"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        ArithmeticError,
+        RuntimeError,  # RecursionError too: brackets in brackets in brackets
+        SafetensorError,
+    ) as error:
         raise RunError(f"{folder}: not a readable dump ({type(error).__name__}: {error})") from error
 
 

@@ -537,6 +537,11 @@ class Learner:
         state: Mapping[str, Tensor] = self.model.state_dict()
         return ((name, whole(tensor)) for name, tensor in state.items())
 
+    @property
+    def num_trained(self) -> int:
+        """Numbers that the optimizer moves, on all ranks together."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
     def model_tensors(self) -> Iterator[tuple[str, str, Tensor]]:
         """Everything that `write_model` writes, as part, name, tensor; a tied weight once. Every rank goes through all of them.
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlkit import checkpoint
 from rlkit.algo_config import AlgoConfig
-from rlkit.checkpoint import About, Position, Saver, choose, folder_of, random_states
+from rlkit.checkpoint import About, Position, Saver, choose, folder_of, random_states, randomness
 from rlkit.checkpoint import read as reading
 from rlkit.checkpoint import write as writing
 from rlkit.config import LearnerConfig
@@ -285,6 +285,36 @@ def as_format(folder: Path, number: int) -> None:
     path.write_text(json.dumps({**state, "format": number}))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("updates", "3", "updates is 3, expected a whole number"),
+        ("sampled_tokens", float("inf"), "sampled_tokens is inf, expected a whole number"),
+        ("data", [], "data is [], expected an object"),
+        ("algo", None, "algo is None, expected an object"),
+        ("versions", 7, "versions is 7, expected an object"),
+        ("written", {"metrics.jsonl": "many"}, "written holds what is no whole number"),
+    ],
+)
+def test_a_state_of_another_form_is_refused_though_its_checksums_hold(
+    tmp_path: Path, name: str, value: object, words: str
+) -> None:
+    folder = save(tmp_path)
+    path = folder / "rlkit" / "state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    writing.sums.write(folder)
+    with pytest.raises(RunError) as told:
+        choose(tmp_path)
+    assert f"step-000003: rlkit/state.json cannot be read (TypeError: {words})" in str(told.value)
+
+
+def test_a_part_that_can_make_nothing_of_its_state_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="the algorithm cannot go on from what it holds .KeyError: 'steps'"):
+        checkpoint.put_back(tmp_path, "the algorithm", lambda state: state["steps"], {})
+    with pytest.raises(RunError, match="the generators cannot go on from what it holds .KeyError"):
+        checkpoint.put_back(tmp_path, "the generators", randomness.restore, {"torch": torch.zeros(1)})
+
+
 def test_format_2_is_read_as_it_is_and_its_headers_are_checked(tmp_path: Path) -> None:
     learner = make_learner()
     folder = save(tmp_path, learner)
@@ -333,8 +363,6 @@ def test_global_generators_come_back(tmp_path: Path) -> None:
     import random
 
     import numpy as np
-
-    from rlkit.checkpoint import randomness
 
     def draw() -> list[float]:
         return [random.random(), random.gauss(), np.random.rand(), np.random.randn(), float(torch.rand(()))]

@@ -259,6 +259,28 @@ def test_what_does_not_fit_is_warned_of_with_a_remedy() -> None:
     assert not planned().warnings
 
 
+def test_the_copy_that_a_checkpoint_is_written_from_has_its_row_and_is_no_need() -> None:
+    saved = config(steps=300, log=LogConfig(save_every=100))
+    copy = 64_320 * 12 / 2**30
+    assert needs(saved, LAPTOP)["saving"] == needs(saved, GPU)["host: saving"] == copy
+    for log in (
+        LogConfig(save_every=0),
+        LogConfig(save_every=300),
+        LogConfig(async_save=False, save_every=9),
+    ):
+        assert "saving" not in needs(replace(saved, log=log), LAPTOP)
+    rows = memory.memory_needs(saved, SMALL, LAPTOP)
+    with_copy = memory.peak(rows).gib
+    assert with_copy - memory.peak([row for row in rows if row.what != "saving"]).gib == pytest.approx(copy)
+    tight = replace(LAPTOP, free_gib=with_copy - copy / 2)
+    (warning,) = memory.memory_warnings(saved, SMALL, tight, rows)
+    assert warning.startswith("memory: the copy that a checkpoint is written from (0.7 MiB) may not fit")
+    assert memory.memory_warnings(saved, SMALL, replace(tight, free_gib=with_copy), rows) == []
+    assert "end what else uses it" in "".join(
+        memory.memory_warnings(saved, SMALL, replace(tight, free_gib=with_copy - 2 * copy), rows)
+    )
+
+
 def test_a_busy_gpu_is_told_from_a_small_one() -> None:
     busy = replace(LAPTOP, free_gib=0.1)
     assert "0.1 of 16.0 GiB are free; end what else uses it" in planned(machine=busy).warnings[0]
