@@ -148,6 +148,27 @@ def test_a_resumed_run_of_two_processes_is_the_run_that_never_stopped(folder: Pa
     assert read_metrics(folder / "whole")[-1]["loss"] == read_metrics(folder / "parts")[-1]["loss"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [1, 2])
+def test_a_run_goes_on_with_another_number_of_processes(
+    first: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps by so many, two more by the other number: the run of one process, as far as floats allow."""
+    monkeypatch.chdir(folder)
+    args = ["train", "--model", "model", *SMALL, *FOUR]
+    assert main([*args, "--output-dir", "whole"]) == 0
+    for ranks, turn in (
+        (first, [*args, "--output-dir", "parts", "--steps", "2"]),
+        (3 - first, ["train", "--resume", "parts", "--steps", "4"]),
+    ):
+        if ranks == 1:
+            assert main(turn) == 0
+        else:
+            running = Torchrun(folder, *turn)
+            assert running.end() == (0, []), running.log.read_text()
+    assert_same_run(folder / "whole", folder / "parts")
+
+
 SAD = """
 import os
 from rlkit.algo_presets import GrpoConfig

@@ -1,5 +1,6 @@
 """What goes wrong around a run, for real: signals, disks, clocks, damaged files, other processes; and the sentence for each."""
 
+import json
 import os
 import shutil
 import signal
@@ -151,6 +152,32 @@ def test_a_disk_that_is_read_only_is_a_sentence(disk: Path, capsys: pytest.Captu
         capsys.readouterr()
         assert main(["train", *args]) == 2
         assert "cannot write a run here (Read-only file system); choose another --output-dir" in words(capsys)
+
+
+# -- another place ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [("hf", "vllm"), ("vllm", "hf")])
+def test_a_run_goes_on_with_another_sampler(
+    folder: Path, capsys: pytest.CaptureFixture[str], order: tuple[str, str]
+) -> None:
+    """Both draw from the policy that the learner knows: their log-probs agree with its own, before and after the change."""
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    first, then = order
+    own = ["--sampler", first, "--reward", "tests.verdicts:Checksum", "--num-generations", "4"]
+    train(*RUN, *own, "--steps", "2", "--output-dir", "runs/a")
+    capsys.readouterr()
+    train("--resume", "runs/a", "--sampler", then, *FOUR)
+    told = words(capsys)
+    assert f"- sampler.name = '{first}' + sampler.name = '{then}' (the same maths)" in told
+    assert "going on from runs/a/checkpoints/step-000002" in told
+    rows = read_metrics(Path("runs/a"))
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    gaps = [row.get("sampling/sampling_logp_difference/max", 1.0) for row in rows]
+    assert max(gaps) < 1e-3, gaps
+    evaluations = [json.loads(line) for line in Path("runs/a/evaluations.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in evaluations] == [0, 1, 2, 3, 4]
 
 
 # -- other processes -------------------------------------------------------------------------------------------------------
