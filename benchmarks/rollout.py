@@ -8,12 +8,13 @@
     bare      VllmSampler against vllm.LLM.generate on an engine of its own, the same ragged requests; goal 0.95
     hf        VllmSampler against transformers.generate (HfSampler's own loop is not timed: plain generate to the longest)
     servers   one vLLM server against two, and against the engine in this process
-    weights   seconds of one update: in this process, by file, over gloo
+    weights   one update: in this process, by file, over gloo; and of an adapter of rank 16 alone
     skpo      SKPO's two phases against GRPO's one at equal sampled tokens; goal 1.10
     affinity  prompt tokens read by two servers: each prompt on one of them, on any, and without a prefix cache
 
 The sides of a part take turns in one run, in an order that is turned round every time; medians and the spread are shown.
-A random Qwen2 of 9 million parameters in float32 on a CPU; on a GPU, in bfloat16. Exits with 1 when a goal is missed.
+A random Qwen2 of 9 million parameters in float32 on a CPU; on a GPU, in bfloat16. Engines and servers are started when the
+first part needs them, and shared. Ten minutes on two idle cores. Exits with 1 when a goal is missed.
 """
 
 import json
@@ -27,6 +28,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,15 @@ import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from rlkit.adapted import AdaptedWeights, LowRank
 from rlkit.samplers.contract import continuation_seed
+from rlkit.samplers.transfer import Transfer
 from rlkit.samplers.vllm_command import ServerSpec
 from rlkit.samplers.vllm_engine import VllmSampler
-from rlkit.samplers.vllm_server import FleetOptions, VllmServerSampler
+from rlkit.samplers.vllm_server import FleetOptions, TransferName, VllmServerSampler
 from rlkit.tiny import make_tokenizer
 from rlkit.types import Request
 
@@ -91,8 +96,37 @@ class Load:
         ]
 
 
-FULL = Load(prompts=64, group=8, prompt_tokens=32, shortest=8, longest=120)
+FULL = Load(prompts=48, group=8, prompt_tokens=32, shortest=8, longest=120)
 SMALL = Load(prompts=4, group=2, prompt_tokens=32, shortest=4, longest=12)
+
+
+class Rig:
+    """Engines and servers with one model: started when first asked for, and ended with the block."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open = ExitStack()
+        self._made: dict[str, Any] = {}
+
+    def __enter__(self) -> "Rig":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._open.close()
+
+    def engine(self, number: int = 0) -> VllmSampler:
+        """rlkit's engine in this process."""
+        made: VllmSampler = self._once(f"engine {number}", lambda: engine(self.folder))
+        return made
+
+    def servers(self, count: int) -> VllmServerSampler:
+        made: VllmServerSampler = self._once(f"{count} servers", lambda: servers(self.folder, count))
+        return made
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        if name not in self._made:
+            self._made[name] = self._open.enter_context(closing(make()))
+        return self._made[name]
 
 
 def main(args: Args) -> int:
@@ -108,11 +142,13 @@ def main(args: Args) -> int:
     repeats, load = (1, SMALL) if args.small else (args.repeats, FULL)
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as place:
-        folder = make_model(Path(place) / "model", small=args.small)
-        for part in parts:
-            table, numbers = MEASURE[part](folder, load, repeats)
-            found |= numbers
-            console.print(table)
+        with Rig(make_model(Path(place) / "model", small=args.small)) as rig:
+            for part in parts:
+                began = time.perf_counter()
+                table, numbers = MEASURE[part](rig, load, repeats)
+                found |= numbers
+                console.print(table)
+                console.print(f"({part}: {time.perf_counter() - began:.0f} s)\n")
     missed = [
         name
         for name, goal in GOALS.items()
@@ -170,7 +206,7 @@ def engine(folder: Path) -> VllmSampler:
     )
 
 
-def servers(folder: Path, count: int, **options: Any) -> VllmServerSampler:
+def servers(folder: Path, count: int) -> VllmServerSampler:
     spec = ServerSpec(
         model=str(folder),
         dtype=dtype(),
@@ -179,7 +215,7 @@ def servers(folder: Path, count: int, **options: Any) -> VllmServerSampler:
         kv_cache_memory=512,
         on_gpu=torch.cuda.is_available(),
         gpu_memory_utilization=0.4,
-        **options,
+        backend="nccl" if torch.cuda.is_available() else "rlkit",
     )
     gpus = tuple(range(torch.cuda.device_count()))
     return VllmServerSampler.start(folder, spec, count, stop_ids=[], options=FleetOptions(gpus=gpus))
@@ -228,43 +264,44 @@ def rates(
     return table, medians
 
 
-def measure_bare(folder: Path, load: Load, repeats: int) -> tuple[Table, dict[str, Any]]:
+def measure_bare(rig: Rig, load: Load, repeats: int) -> tuple[Table, dict[str, Any]]:
     """The same requests, seeds and settings; each side has an engine of its own, built alike."""
     from vllm import SamplingParams, TokensPrompt
 
-    with closing(engine(folder)) as ours, closing(engine(folder)) as other:
-        llm = other._engine  # a plain vllm.LLM with the same arguments
-        if llm is None:
-            raise RuntimeError("the second engine did not start")
+    ours = rig.engine()
+    llm = rig.engine(1)._engine  # a plain vllm.LLM with the same arguments
+    if llm is None:
+        raise RuntimeError("the second engine did not start")
 
-        def bare(turn: int) -> object:
-            rows = [(request, i) for request in load.requests(1000 * turn) for i in range(request.n)]
-            return llm.generate(
-                [TokensPrompt(prompt_token_ids=request.token_ids) for request, _ in rows],
-                [
-                    SamplingParams(
-                        temperature=1.0,
-                        seed=continuation_seed(request.seed, i),
-                        max_tokens=request.max_tokens,
-                        ignore_eos=True,
-                        logprobs=0,
-                        detokenize=False,
-                    )
-                    for request, i in rows
-                ],
-                use_tqdm=False,
-            )
-
-        seconds = turns(
-            {"rlkit": lambda turn: ours.sample(load.requests(1000 * turn)), "bare vLLM": bare}, repeats
+    def bare(turn: int) -> object:
+        rows = [(request, i) for request in load.requests(1000 * turn) for i in range(request.n)]
+        return llm.generate(
+            [TokensPrompt(prompt_token_ids=request.token_ids) for request, _ in rows],
+            [
+                SamplingParams(
+                    temperature=1.0,
+                    seed=continuation_seed(request.seed, i),
+                    max_tokens=request.max_tokens,
+                    ignore_eos=True,
+                    logprobs=0,
+                    detokenize=False,
+                )
+                for request, i in rows
+            ],
+            use_tqdm=False,
         )
+
+    seconds = turns(
+        {"rlkit": lambda turn: ours.sample(load.requests(1000 * turn)), "bare vLLM": bare}, repeats
+    )
     title = f"ragged answers: {load.prompts} prompts x {load.group}, {load.shortest} to {load.longest} tokens"
     table, ratio = rates(title, lambda turn: tokens_of(load.requests(1000 * turn)), seconds, "bare vLLM")
     return table, {"vs_bare_vllm": ratio["rlkit"]}
 
 
-def measure_hf(folder: Path, load: Load, repeats: int) -> tuple[Table, dict[str, Any]]:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype()))
+def measure_hf(rig: Rig, load: Load, repeats: int) -> tuple[Table, dict[str, Any]]:
+    load = fewer(load)
+    model: Any = AutoModelForCausalLM.from_pretrained(rig.folder, dtype=getattr(torch, dtype()))
     model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     @torch.inference_mode()
@@ -284,32 +321,26 @@ def measure_hf(folder: Path, load: Load, repeats: int) -> tuple[Table, dict[str,
             pad_token_id=0,
         )
 
-    with closing(engine(folder)) as ours:
-        sides = {
-            "rlkit, vLLM": lambda turn: ours.sample(load.requests(1000 * turn)),
-            "transformers": transformers,
-        }
-        seconds = turns(sides, repeats)
+    ours = rig.engine()
+    sides = {
+        "rlkit, vLLM": lambda turn: ours.sample(load.requests(1000 * turn)),
+        "transformers": transformers,
+    }
+    seconds = turns(sides, repeats)
     table, ratio = rates(
         "useful tokens", lambda turn: tokens_of(load.requests(1000 * turn)), seconds, "transformers"
     )
     return table, {"vs_transformers": ratio["rlkit, vLLM"]}
 
 
-def measure_servers(folder: Path, load: Load, repeats: int) -> tuple[Table, dict[str, Any]]:
-    with ExitStack() as open_things:
-        samplers: dict[str, Any] = {
-            "one server": open_things.enter_context(closing(servers(folder, 1))),
-            "two servers": open_things.enter_context(closing(servers(folder, 2))),
-            "in this process": open_things.enter_context(closing(engine(folder))),
-        }
-        seconds = turns(
-            {
-                name: lambda turn, sampler=sampler: sampler.sample(load.requests(1000 * turn))
-                for name, sampler in samplers.items()
-            },
-            repeats,
-        )
+def measure_servers(rig: Rig, load: Load, repeats: int) -> tuple[Table, dict[str, Any]]:
+    samplers: dict[str, VllmServerSampler | VllmSampler] = {
+        "one server": rig.servers(1),
+        "two servers": rig.servers(2),
+        "in this process": rig.engine(),
+    }
+    sides = {name: partial(sampled, sampler, load) for name, sampler in samplers.items()}
+    seconds = turns(sides, repeats)
     table, ratio = rates(
         "servers over HTTP", lambda turn: tokens_of(load.requests(1000 * turn)), seconds, "one server"
     )
@@ -319,47 +350,78 @@ def measure_servers(folder: Path, load: Load, repeats: int) -> tuple[Table, dict
     }
 
 
-def measure_weights(folder: Path, load: Load, repeats: int) -> tuple[Table, dict[str, Any]]:
+def sampled(sampler: VllmServerSampler | VllmSampler, load: Load, turn: int) -> None:
+    sampler.sample(load.requests(1000 * turn))
+
+
+def measure_weights(rig: Rig, load: Load, repeats: int) -> tuple[Table, dict[str, Any]]:
     """An update as the loop makes it: names checked, server paused, tensors replaced, cache emptied, resumed."""
-    weights = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype())).state_dict()
-    size = sum(tensor.numel() * tensor.element_size() for tensor in weights.values()) / 2**20
-    kinds = ("nccl",) if torch.cuda.is_available() else ("file", "gloo")
-    with ExitStack() as open_things:
-        samplers: dict[str, Any] = {"in this process": open_things.enter_context(closing(engine(folder)))}
-        for kind in kinds:
-            for count in (1, 2):
-                samplers[f"{kind}, {count} server(s)"] = open_things.enter_context(
-                    closing(with_transfer(folder, kind, count))
-                )
-        seconds = turns(
-            {
-                name: lambda turn, sampler=sampler: sampler.load(weights, turn)
-                for name, sampler in samplers.items()
-            },
-            max(repeats, 2),
-        )
-    table = table_of(f"one weight update, {size:.0f} MiB", ["", "milliseconds"])
+    model: Any = AutoModelForCausalLM.from_pretrained(rig.folder, dtype=getattr(torch, dtype()))
+    weights: Mapping[str, Tensor] = model.state_dict()
+    adapted = with_adapter(weights, rank=16)
+    kinds: tuple[TransferName, ...] = ("nccl",) if torch.cuda.is_available() else ("file", "gloo")
+    sent: dict[str, float] = {"in this process": 0.0}
+    whole: dict[str, Callable[[int], object]] = {
+        "in this process": lambda turn: rig.engine().load(weights, turn)
+    }
+    alone: dict[str, Callable[[int], object]] = {}
+    for kind in kinds:
+        for count in (1, 2):
+            name = f"{kind}, {count} server(s)"
+            way = way_of(rig.servers(count), kind)
+            whole[name] = partial(update, rig.servers(count), way, weights, name, sent)
+            if kind != "nccl":  # it knows no adapters
+                name += ", the adapter alone"
+                alone[name] = partial(update, rig.servers(count), way, adapted, name, sent)
+    # Apart, since a server forgets what adapters are added to when it gets whole weights.
+    seconds = turns(whole, max(repeats, 2)) | (turns(alone, max(repeats, 2)) if alone else {})
+    table = table_of("one weight update", ["", "milliseconds", "MiB sent"])
     for name, times in seconds.items():
-        table.add_row(name, spread([1000 * value for value in times]))
-    return table, {"update_ms": {name: 1000 * statistics.median(times) for name, times in seconds.items()}}
+        table.add_row(name, spread([1000 * value for value in times]), f"{sent[name]:.1f}")
+    return table, {
+        "update_ms": {name: 1000 * statistics.median(times) for name, times in seconds.items()},
+        "update_mib": sent,
+    }
 
 
-def with_transfer(folder: Path, kind: str, count: int) -> VllmServerSampler:
-    spec = ServerSpec(
-        model=str(folder),
-        dtype=dtype(),
-        max_model_len=MAX_MODEL_LEN,
-        on_gpu=torch.cuda.is_available(),
-        backend="nccl" if kind == "nccl" else "rlkit",
-    )
-    return VllmServerSampler.start(folder, spec, count, stop_ids=[], options=FleetOptions(transfer=kind))  # type: ignore[arg-type]
+def way_of(sampler: VllmServerSampler, kind: TransferName) -> Transfer:
+    life = next(iter(sampler.fleet._roster.lives))
+    return sampler._weights.transfer_for(kind, {"dtype": dtype()}, life.server.url)
 
 
-def measure_skpo(folder: Path, load: Load, repeats: int) -> tuple[Table, dict[str, Any]]:
+def update(
+    sampler: VllmServerSampler,
+    way: Transfer,
+    weights: Mapping[str, Tensor],
+    name: str,
+    sent: dict[str, float],
+    turn: int,
+) -> None:
+    """One update of all servers by one way alone, and into `sent` what went over."""
+    sampler._weights._transfers = {way.kind: way}
+    for life in sampler.fleet._roster.lives:
+        life.transfer = way
+    sampler.metrics()
+    sampler.load(weights, turn)
+    sent[name] = sampler.metrics()["sampler/sent_bytes"] / 2**20
+
+
+def with_adapter(weights: Mapping[str, Tensor], rank: int) -> AdaptedWeights:
+    """Adapters on all linear layers of the decoder."""
+    changes = {
+        name: LowRank(0.01 * torch.randn(rank, w.shape[1]), 0.01 * torch.randn(w.shape[0], rank), 2.0)
+        for name, w in weights.items()
+        if name.endswith("proj.weight")
+    }
+    return AdaptedWeights(weights, changes)
+
+
+def measure_skpo(rig: Rig, load: Load, repeats: int) -> tuple[Table, dict[str, Any]]:
     """One step's sampling: G answers of T tokens; or G segments of T/3, one kept, and G continuations of 2T/3 after [s, q].
 
     Both sample the same number of tokens; SKPO has a barrier between its phases, and reads s once more.
     """
+    load = fewer(load)
     whole = replace(load, shortest=load.longest, longest=load.longest)
     first, rest = load.longest // 3, load.longest - load.longest // 3
 
@@ -376,10 +438,10 @@ def measure_skpo(folder: Path, load: Load, repeats: int) -> tuple[Table, dict[st
             ]
         )
 
-    with closing(engine(folder)) as sampler:
-        seconds = turns(
-            {"grpo": lambda turn: grpo(sampler, turn), "skpo": lambda turn: skpo(sampler, turn)}, repeats
-        )
+    sampler = rig.engine()
+    seconds = turns(
+        {"grpo": lambda turn: grpo(sampler, turn), "skpo": lambda turn: skpo(sampler, turn)}, repeats
+    )
     over = [a / b for a, b in zip(seconds["skpo"], seconds["grpo"], strict=True)]
     table = table_of(
         f"a step's sampling, {tokens_of(whole.requests()):,} tokens", ["", "seconds", "over grpo"]
@@ -389,26 +451,27 @@ def measure_skpo(folder: Path, load: Load, repeats: int) -> tuple[Table, dict[st
     return table, {"skpo_over_grpo": statistics.median(over)}
 
 
-def measure_affinity(folder: Path, load: Load, repeats: int) -> tuple[Table, dict[str, Any]]:
+def measure_affinity(rig: Rig, load: Load, repeats: int) -> tuple[Table, dict[str, Any]]:
     """Prompt tokens that two servers had to read for groups with long prompts, of all that were asked."""
+    load = fewer(load)
     long = replace(load, prompt_tokens=256 if load.prompts > 8 else 96, longest=load.shortest)
     read: dict[str, list[float]] = {"each prompt on one server": [], "each answer on any server": []}
-    with closing(servers(folder, 2)) as sampler:
-        for turn in range(repeats):
-            for name in read:
-                requests = long.requests(1000 * turn + (500 if name.startswith("each answer") else 0))
-                sampler.forget()
-                sampler.metrics()
-                if name.startswith("each prompt"):
-                    sampler.sample(requests)
-                else:  # a balancer that knows no groups: every answer is a request of its own
-                    dice = random.Random(turn)
-                    single = [replace(r, n=1, seed=r.seed * 1000 + i) for r in requests for i in range(r.n)]
-                    dice.shuffle(single)
-                    scattered(sampler, single)
-                counts = sampler.metrics()
-                asked = counts["sampler/prompt_tokens"]
-                read[name].append((asked - counts["sampler/cached_tokens"]) / asked)
+    sampler = rig.servers(2)
+    for turn in range(repeats):
+        for name in read:
+            requests = long.requests(1000 * turn + (500 if name.startswith("each answer") else 0))
+            sampler.forget()
+            sampler.metrics()
+            if name.startswith("each prompt"):
+                sampler.sample(requests)
+            else:  # a balancer that knows no groups: every answer is a request of its own
+                dice = random.Random(turn)
+                single = [replace(r, n=1, seed=r.seed * 1000 + i) for r in requests for i in range(r.n)]
+                dice.shuffle(single)
+                scattered(sampler, single)
+            counts = sampler.metrics()
+            asked = counts["sampler/prompt_tokens"]
+            read[name].append((asked - counts["sampler/cached_tokens"]) / asked)
     table = table_of(
         f"prompt tokens read, of all ({long.group} answers to each prompt of {long.prompt_tokens})",
         ["", "share"],
@@ -416,7 +479,11 @@ def measure_affinity(folder: Path, load: Load, repeats: int) -> tuple[Table, dic
     for name, shares in read.items():
         table.add_row(name, spread(shares, 3))
     table.add_row("no prefix cache", "1.000")
-    return table, {"prompt_share_read": {name: statistics.median(shares) for name, shares in read.items()}}
+    medians = {name: statistics.median(shares) for name, shares in read.items()}
+    return table, {
+        "prompt_share_read": medians,
+        "prompt_share_saved": {name: 1 - share for name, share in medians.items()},
+    }
 
 
 def scattered(sampler: VllmServerSampler, requests: Sequence[Request]) -> None:
@@ -443,7 +510,12 @@ def scattered(sampler: VllmServerSampler, requests: Sequence[Request]) -> None:
     sampler.fleet._wait(all_of())
 
 
-MEASURE: dict[str, Callable[[Path, Load, int], tuple[Table, dict[str, Any]]]] = {
+def fewer(load: Load) -> Load:
+    """Fewer prompts, for what takes long."""
+    return replace(load, prompts=load.prompts * 2 // 3)
+
+
+MEASURE: dict[str, Callable[[Rig, Load, int], tuple[Table, dict[str, Any]]]] = {
     "bare": measure_bare,
     "hf": measure_hf,
     "servers": measure_servers,
