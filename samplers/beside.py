@@ -48,5 +48,11 @@ def started(work: Callable[[], T]) -> "Future[T]":
 
 async def aside(work: Callable[[], T], seconds: float) -> T:
     """The result of a blocking call, which is left alone after so many seconds. Raises TimeoutError."""
-    async with asyncio.timeout(seconds):
-        return await asyncio.wrap_future(started(work))
+    future = asyncio.wrap_future(started(work))
+    try:
+        async with asyncio.timeout(seconds):
+            return await future
+    except TimeoutError:
+        if not future.cancelled():  # the call's own
+            raise
+        raise TimeoutError(f"not done within {seconds:g} s") from None

@@ -19,7 +19,8 @@ from rlkit.types import Request, Rollout
 
 from .balance import Balance, Part, part_size, parts_of
 from .beside import aside
-from .roster import Launch, Life, Roster, Terms, Weights
+from .lives import Launch, Life, Terms, Weights
+from .roster import Roster
 from .worker_http import IDLE_SECONDS, Answer, WorkerFault
 
 T = TypeVar("T")

@@ -36,7 +36,8 @@ def main(parent: int, command: list[str]) -> None:
     signal.signal(signal.SIGTERM, ask)
     signal.signal(signal.SIGUSR1, ask)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to judge
-    child = subprocess.Popen(command, preexec_fn=end_with_parent)
+    keeper = os.getpid()
+    child = subprocess.Popen(command, preexec_fn=lambda: end_with(keeper))
     held: set[str] = set()
     due = 0.0
     while child.poll() is None and not asked and os.getppid() == parent:
@@ -62,9 +63,11 @@ def main(parent: int, command: list[str]) -> None:
         Path(name).unlink(missing_ok=True)
 
 
-def end_with_parent() -> None:
+def end_with(keeper: int) -> None:
     """Have Linux end this process when the keeper itself is killed: Ray does so to what an actor has started."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != keeper:  # it was killed before this was said
+        os._exit(1)
 
 
 def members() -> list[int]:

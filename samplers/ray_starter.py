@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 
 from rlkit.errors import RolloutError
 
-from .roster import Launch
+from .lives import Launch
 from .servers import LocalServer, log_folder, new_key, start_local
 from .vllm_command import ServerSpec
 

@@ -27,7 +27,7 @@ from rlkit.types import Request, Rollout
 
 from .contract import check_requests
 from .fleet import Fleet
-from .roster import Launch, Terms
+from .lives import Launch, Terms
 from .servers import Address, GivenServer, gpus_of, log_folder, read_addresses, start_local
 from .transfer import FileTransfer, GlooTransfer, Transfer
 from .vllm_command import ServerSpec
@@ -134,7 +134,7 @@ def address_towards(url: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetOptions:
-    """How long a fleet waits (roster.py has the meanings), and by which way weights travel."""
+    """How long a fleet waits (lives.py has the meanings), and by which way weights travel."""
 
     deadline: float = 600.0
     start_timeout: float = 600.0

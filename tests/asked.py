@@ -52,6 +52,8 @@ class Asked:
     """By version, what it wrote after each prompt."""
     processes: set[int] = field(default_factory=set)
     """Everything that it started."""
+    servers: set[int] = field(default_factory=set)
+    """Of those, keepers and what is below them."""
 
     def load(self, weights: Mapping[str, Tensor], version: int) -> None:
         self.before(version, self.sampler)
@@ -60,14 +62,19 @@ class Asked:
         requests = [ask(prompt(n), max_tokens=NUM_TOKENS, temperature=0.0) for n in LENGTHS]
         self.answers[version] = [r.completion_ids for r in flat(self.sampler.sample(requests))]
         self.sampler.forget()  # the run's own requests meet what they would have met
-        self.processes |= set(descendants(os.getpid()))
+        found = set(descendants(os.getpid()))
+        self.processes |= found
+        self.servers |= {p for p in found if b"VLLM_API_KEY=" in read(f"/proc/{p}/environ")}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sampler, name)
 
 
-def train(*args: str, before: Watch = nothing, after: Watch = nothing) -> Asked:
-    """One whole run, after which nothing is left that it started."""
+def train(*args: str, before: Watch = nothing, after: Watch = nothing, servers_alone: bool = False) -> Asked:
+    """One whole run, after which nothing is left that it started.
+
+    servers_alone: of all processes only the servers are the run's, as on a cluster that others started
+    """
     there = set(descendants(os.getpid()))
     opened: list[Asked] = []
     make = build.make_sampler
@@ -80,21 +87,21 @@ def train(*args: str, before: Watch = nothing, after: Watch = nothing) -> Asked:
         patch.setattr(build, "make_sampler", watched)
         assert main([*RUN, *args]) == 0
     (asked,) = opened
-    require_gone(sorted(asked.processes - there - trackers()), patience=60)
+    own = asked.servers if servers_alone else asked.processes - there - helpers()
+    require_gone(sorted(own), patience=60)
     return asked
 
 
-def trackers() -> set[int]:
-    """multiprocessing's helpers live as long as this process."""
-    found = set()
-    for process in descendants(os.getpid()):
-        try:
-            command = Path(f"/proc/{process}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"resource_tracker" in command:
-            found.add(process)
-    return found
+def helpers() -> set[int]:
+    """multiprocessing's own, which live as long as this process."""
+    return {p for p in descendants(os.getpid()) if b"resource_tracker" in read(f"/proc/{p}/cmdline")}
+
+
+def read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError:  # it ended just now
+        return b""
 
 
 def expected(folder: Path) -> list[list[int]]:

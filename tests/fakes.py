@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rlkit.samplers.roster import Launch
+from rlkit.samplers.lives import Launch
 from rlkit.samplers.server_process import ServerProcess
 from rlkit.samplers.servers import LocalServer, free_port
 from rlkit.samplers.transfer import FileTransfer

