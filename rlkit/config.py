@@ -265,6 +265,8 @@ class TrainConfig:
     """Rounds of sample, verify, credit, update."""
     token_budget: int | None = None
     """Stop after the step in which this many tokens have been sampled, even before `steps`; none: no budget."""
+    async_steps: int = 0
+    """Steps by which rollouts run ahead of learning: those of step t + k are written while step t trains, so what is learnt from is k steps old. 0: strictly on-policy."""
     prompts_per_step: int = 32
     """Prompts of one step; each is answered num_generations times."""
     mini_batches: int = 1
@@ -284,6 +286,7 @@ class TrainConfig:
         require(self.steps > 0, "steps", self.steps, "at least 1")
         budget = self.token_budget
         require(budget is None or budget > 0, "token_budget", budget, "a positive number of tokens, or none")
+        require(self.async_steps >= 0, "async_steps", self.async_steps, "0 (strictly on-policy) or more steps")
         require(self.prompts_per_step > 0, "prompts_per_step", self.prompts_per_step, "at least 1")
         require(self.mini_batches > 0, "mini_batches", self.mini_batches, "at least 1")
         require(

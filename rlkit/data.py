@@ -133,6 +133,10 @@ class PromptData(Protocol):
         """The next `n` prompts, no two the same unless there are fewer than `n`."""
         ...
 
+    def find(self, prompt_id: str) -> Prompt:
+        """The prompt of that id, as `take` gives it. Raises KeyError."""
+        ...
+
     def describe(self) -> str: ...
 
     def state_dict(self) -> State: ...
@@ -161,6 +165,7 @@ class PoolData:
     ) -> None:
         self.prompts = build_prompts(rows, template, max_length=max_prompt_length, with_skip=with_skip)
         self.ids: Sequence[str] = [prompt.id for prompt in self.prompts]
+        self._by_id = dict(zip(self.ids, self.prompts, strict=True))
         self.first = self.prompts[0]
         self.num_dropped = len(rows.examples) - len(self.prompts)
         self._about = (rows, template, max_prompt_length)
@@ -198,6 +203,9 @@ class PoolData:
             chosen[i] = None
         self._owed = waiting + self._owed
         return list(chosen)
+
+    def find(self, prompt_id: str) -> Prompt:
+        return self._by_id[prompt_id]
 
     def _pop(self) -> int:
         if self._owed:
@@ -286,14 +294,23 @@ class EndlessData:
             taken.append(self._following({prompt.question for prompt in taken}))
         return taken
 
+    def find(self, prompt_id: str) -> Prompt:
+        name, _, index = prompt_id.rpartition("-")
+        if name != f"{self._task.name}-train" or not index.isdecimal():
+            raise KeyError(prompt_id)
+        return self._prompt(int(index))
+
+    def _prompt(self, index: int) -> Prompt:
+        (prompt,) = _render([task_example(self._task, "train", index)], self._template, self._with_skip)
+        return prompt
+
     def _following(self, taken: set[str]) -> Prompt:
         """The next prompt that is short enough and, if one turns up soon, none of those taken."""
         tries = 1000
         fitting: Prompt | None = None
         for _ in range(tries):
-            example = task_example(self._task, "train", self._next_item)
+            prompt = self._prompt(self._next_item)
             self._next_item += 1
-            (prompt,) = _render([example], self._template, self._with_skip)
             if _length(prompt) > self._max_length:
                 self.num_dropped += 1
                 continue

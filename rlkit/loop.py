@@ -11,23 +11,32 @@
     sampler.load         new weights; the next rollout carries their version
     store, view          metrics, rollouts, a line for the person at the terminal
 
-A run stopped after step k and resumed is the run that never stopped: everything that decides step k + 1 is in the
-checkpoint of step k, and all of a step's randomness is drawn from (seed, step).
+With --async-steps k > 0 the first four make the groups of step t + k, in a thread beside, while step t trains: with the weights
+and the algorithm's state from before its update, so what is learnt from is k steps old. The thread has ended its work before new
+weights are loaded and before anything is written: at a step's end nothing is under way, and what waits for the next k steps is
+in the checkpoint.
+
+A run stopped after step n and resumed is the run that never stopped: everything that decides step n + 1 is in the
+checkpoint of step n, and all of a step's randomness is drawn from (seed, step).
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
+from rlkit.ahead import Ahead
 from rlkit.algos.base import Algorithm
 from rlkit.algos.ops import seed_of
 from rlkit.checkpoint import Position, Saver
 from rlkit.checkpoint.randomness import states
 from rlkit.config import TrainConfig
-from rlkit.errors import SamplerGone
+from rlkit.drawn import Drawn, from_state, require_written_by, to_state
+from rlkit.errors import RolloutError, SamplerGone
 from rlkit.learner import Learner
 from rlkit.learner.look import Own
 from rlkit.rollout_metrics import rollout_metrics
@@ -40,6 +49,7 @@ class Data(Protocol):
     """Where prompts come from (rlkit.data.PromptData)."""
 
     def take(self, n: int, weights: Callable[[Sequence[str]], list[float] | None]) -> list[Prompt]: ...
+    def find(self, prompt_id: str) -> Prompt: ...
     def state_dict(self) -> State: ...
 
 
@@ -75,11 +85,12 @@ class Stopped(Exception):
     """Somebody asked the run to stop; its last checkpoint is of the step named.
 
     given_up: of the step after it, what was going on when the time was over; None: that step had not begun
+    lost: rollouts of a later step were under way beside it, and are not in the checkpoint
     """
 
-    def __init__(self, step: int, given_up: str | None = None) -> None:
+    def __init__(self, step: int, given_up: str | None = None, *, lost: bool = False) -> None:
         super().__init__(step)
-        self.step, self.given_up = step, given_up
+        self.step, self.given_up, self.lost = step, given_up, lost
 
 
 def train(
@@ -101,7 +112,8 @@ def train(
 
     evaluate: called with a step's number, writes its own record and returns the numbers to log
     """
-    step, sampled = start.step, start.sampled_tokens
+    step, sampled, ahead_by = start.step, start.sampled_tokens, cfg.async_steps
+    waiting = deque(from_state(start.ahead[key], data.find) for key in sorted(start.ahead, key=int))
 
     def here() -> Position:
         return Position(
@@ -114,24 +126,41 @@ def train(
             random=states(),
         )
 
-    def save(position: Position, wait: bool) -> None:
+    def without(begun: Position | None) -> Position:
+        """Where the run stands, as if what was begun beside this step and is lost had not been."""
+        assert begun is not None
+        return replace(begun, updates=learner.updates, sampled_tokens=sampled, written=store.written())
+
+    def save(position: Position, drawn: Sequence[Drawn], wait: bool) -> None:
         with clock("save"):
             store.sync()  # first what the checkpoint counts on
-            saver.save(position, wait=wait)
+            kept = {str(position.step + i): to_state(d, data.find) for i, d in enumerate(drawn, start=1)}
+            saver.save(replace(position, ahead=kept), wait=wait)
+
+    def draw(number: int, clock: "_Clock") -> Drawn:
+        return _sample(cfg, number, data, _Counted(sampler, lambda: beside.ending), judge, algo, clock)
 
     alone, seconds = learner.ranks.world == 1, lambda: saver.seconds
     stopping = Stop(view.say, cfg.log.signals, cfg.log.grace, save_seconds=seconds, may_give_up=alone)
-    with stopping, saver:
+    beside: Ahead[Drawn] = Ahead(sampler.halt, split_cores=ahead_by > 0 and cfg.sampler.on_these_cores)
+    with stopping, saver, beside:
         while step < cfg.steps and (cfg.token_budget is None or sampled < cfg.token_budget):
-            before = here()
+            before, had = here(), list(waiting)
             step, clock = step + 1, _Clock(view)
-            version, ask = learner.updates, _Counted(sampler)
+            version = learner.updates
             try:
                 with stopping.may_give_up():
-                    drawn = _sample(cfg, step, data, ask, judge, algo, clock)
+                    if not ahead_by and not waiting:
+                        waiting.append(_checked(draw(step, clock), version))
+                    while len(waiting) < ahead_by:  # a run's beginning, or what was lost when it stopped
+                        beside.begin(partial(draw, step + len(waiting), _Clock(None)))
+                        with clock("wait"):
+                            waiting.append(_checked(beside.result(), version))
+                    drawn = waiting.popleft()
                     with clock("track"):
                         tracker.begin(step, drawn.groups)
-                    sampler.rest()
+                    if not ahead_by:
+                        sampler.rest()
                     with clock("credit"):
                         credits = algo.credit(drawn.kept, learner.logprobs(algo.rescore(drawn.kept)))
                         minibatches = learner.minibatches(credits, cfg.mini_batches)
@@ -139,37 +168,54 @@ def train(
                         tracker.before(credits)
             except (GaveUp, SamplerGone) as cause:
                 given_up = clock.phase
-                if (
-                    before.step
-                ):  # the learner is as that step left it; before the first there is nothing to keep
-                    save(before, wait=True)
+                # The learner is as that step left it; before the first there is nothing to keep.
+                if before.step:
+                    save(before, had, wait=True)
                     learner.ranks.wait()
                 if isinstance(cause, SamplerGone):
                     raise
                 raise Stopped(before.step, given_up) from None
+            begun: Position | None = None  # None: nothing is under way beside the update
+            own = _Clock(None)
+            if len(waiting) < ahead_by:
+                begun = here()
+                beside.begin(partial(draw, step + 1 + len(waiting), own))
             with clock("train"):
                 report = learner.update(minibatches, algo.loss, keep=tracker.due)
             with clock("track"):
                 moved = tracker.after(report.own, credits)
-            with clock("load"):
-                sampler.load(learner.weights(), learner.updates)
-            sampled += ask.tokens
+            lost: GaveUp | SamplerGone | None = None
+            if begun is not None:
+                try:
+                    with clock("wait"):
+                        if beside.under_way:
+                            with stopping.may_give_up():
+                                beside.wait()
+                        waiting.append(_checked(beside.result(), version))
+                except (GaveUp, SamplerGone) as cause:  # this step ends all the same: its update is made
+                    lost = cause
+            if lost is None:
+                with clock("load"):
+                    sampler.load(learner.weights(), learner.updates)
+            sampled += drawn.tokens
+            leaves = [leaf for g in drawn.groups for leaf in leaves_of(g)]
             metrics = {
                 **report.metrics,
-                **rollout_metrics([leaf for g in drawn.groups for leaf in leaves_of(g)], version, credits),
+                **rollout_metrics(leaves, version, credits),
                 **drawn.metrics(),
                 **judge.metrics(),
                 **algo.metrics(),
                 **moved,
-                **sampler.metrics(),
                 "num_tokens": float(sampled),
                 "trained_tokens": float(report.trained_tokens),
                 "read_tokens": float(report.read_tokens),
-                **clock.metrics(ask.tokens),
+                **(own.metrics() if lost is None else {}),
+                **clock.metrics(),
+                **clock.rates(drawn.tokens),
             }
             last = step == cfg.steps or (cfg.token_budget is not None and sampled >= cfg.token_budget)
             due = last or bool(moved) or step % max(1, cfg.log.every) == 0
-            if cfg.log.eval_every and step % cfg.log.eval_every == 0:
+            if cfg.log.eval_every and step % cfg.log.eval_every == 0 and lost is None:
                 due = True
                 try:
                     with stopping.may_give_up():
@@ -178,6 +224,7 @@ def train(
                     sampler.load(learner.weights(), learner.updates)
                 except GaveUp:
                     view.say(f"step {step}: its evaluation was given up, and its line has no score")
+            metrics |= sampler.metrics()  # here, so that a step's line has its evaluation's too, resumed or not
             if due:
                 store.write_metrics(step, metrics)
             if cfg.log.rollouts:
@@ -185,37 +232,25 @@ def train(
             view.step(step, metrics)
             if cfg.log.show_every and step % cfg.log.show_every == 0:
                 view.sample(step, drawn.groups)
-            stop = learner.ranks.any(stopping.asked)
+            stop = learner.ranks.any(stopping.asked) or lost is not None
             if last or stop or (cfg.log.save_every and step % cfg.log.save_every == 0):
-                save(here(), wait=last or stop)
+                save(here() if lost is None else without(begun), waiting, wait=last or stop)
                 learner.ranks.wait()  # nobody leaves while one writes
+            if isinstance(lost, SamplerGone):
+                raise lost
             if stop and not last:
-                raise Stopped(step)
+                raise Stopped(step, lost=lost is not None)
     return here()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Drawn:
-    """What a step has sampled.
-
-    >>> _Drawn(groups=[], kept=[], rounds=1).metrics()
-    {'groups/prompts': 0.0, 'groups/kept': 0.0, 'groups/rounds': 1.0}
-    """
-
-    groups: list[Group]
-    """One for each prompt drawn, with verdicts."""
-    kept: list[Group]
-    """What is trained on."""
-    rounds: int
-
-    def metrics(self) -> dict[str, float]:
-        counts = {"prompts": len(self.groups), "kept": len(self.kept), "rounds": self.rounds}
-        return {f"groups/{name}": float(count) for name, count in counts.items()}
+def _checked(drawn: Drawn, version: int) -> Drawn:
+    require_written_by(drawn, version)
+    return drawn
 
 
 def _sample(
     cfg: TrainConfig, step: int, data: Data, ask: "_Counted", judge: Judge, algo: Algorithm, clock: "_Clock"
-) -> _Drawn:
+) -> Drawn:
     """Rounds of prompts, answers and verdicts, until enough groups are kept or no round is left.
 
     Every round asks for the prompts still missing, with a seed of its own.
@@ -234,25 +269,33 @@ def _sample(
         groups += verified
         kept += algo.select(verified)
         rounds += 1
-    return _Drawn(groups=groups, kept=kept, rounds=rounds)
+    return Drawn(groups=groups, kept=kept, rounds=rounds, tokens=ask.tokens)
 
 
 class _Counted:
-    """A sampler that counts the tokens it writes, those of discarded segments too: they cost as much."""
+    """A sampler that counts the tokens it writes, those of discarded segments too: they cost as much.
 
-    def __init__(self, sampler: Sampler) -> None:
-        self.sampler, self.tokens = sampler, 0
+    ending: asked before each call, whether the run ends and nobody will want what it writes
+    """
+
+    def __init__(self, sampler: Sampler, ending: Callable[[], bool] = lambda: False) -> None:
+        self.sampler, self.tokens, self._ending = sampler, 0, ending
 
     def sample(self, requests: Sequence[Request]) -> list[list[Rollout]]:
+        if self._ending():
+            raise RolloutError("the run ends, and nobody waits for more rollouts")
         drawn = self.sampler.sample(requests)
         self.tokens += sum(len(r.completion_ids) for rollouts in drawn for r in rollouts)
         return drawn
 
 
 class _Clock:
-    """Seconds of each phase of a step, all its rounds together; the view is told what is going on."""
+    """Seconds of each phase of a step, all its rounds together; the view is told what is going on.
 
-    def __init__(self, view: View) -> None:
+    view: None for what goes on beside it
+    """
+
+    def __init__(self, view: View | None) -> None:
         self.view = view
         self.began = time.perf_counter()
         self.phases: dict[str, float] = {}
@@ -262,12 +305,15 @@ class _Clock:
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         self.phase = phase
-        self.view.phase(phase)
+        if self.view is not None:
+            self.view.phase(phase)
         began = time.perf_counter()
         yield
         self.phases[phase] = self.phases.get(phase, 0.0) + time.perf_counter() - began
 
-    def metrics(self, tokens: int) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
+        return {f"timing_s/{name}": value for name, value in self.phases.items()}
+
+    def rates(self, tokens: int) -> dict[str, float]:
         total = time.perf_counter() - self.began
-        seconds = {f"timing_s/{name}": value for name, value in self.phases.items()}
-        return {**seconds, "step_time": total, "tokens_per_second": tokens / total}
+        return {"step_time": total, "tokens_per_second": tokens / total}

@@ -181,7 +181,8 @@ def memory_needs(cfg: TrainConfig, shape: ModelShape, machine: Machine, ranks: i
         share = cfg.sampler.gpu_memory_utilization
         room = share * machine.memory_gib
         why = f"gpu_memory_utilization {share:g}: {dtype} weights {copy:.1f} + KV cache of {_kv_words(shape, size, room - copy, length)}"
-        needs.append(Need(what="vllm: its share", gib=room, why=why))
+        what = "vllm: its share" if cfg.async_steps == 0 else "vllm: its share, never asleep"
+        needs.append(Need(what=what, gib=room, why=why))
     else:
         room, many = cfg.sampler.kv_cache_memory / 1024, cfg.sampler.replicas
         times = f"{many} servers, each: " if many > 1 else ""
@@ -362,7 +363,7 @@ def peak(needs: Sequence[Need]) -> Need:
     """The most that is held at one time, as a row of its own.
 
     On a GPU vLLM sleeps while the learner steps, and the learner keeps only weights, moments and reference while vLLM
-    writes; so the peak is the larger of the two. Elsewhere both hold what they have.
+    writes; so the peak is the larger of the two. Elsewhere, and with --async-steps, both hold what they have.
     """
     gib = {need.what: need.gib for need in needs}
     gib = {what: value for what, value in gib.items() if not what.startswith("host: ")}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlkit import memory
+from rlkit import memory, staleness
 from rlkit.config import TrainConfig
 from rlkit.errors import RlkitError
 from rlkit.machine import Machine, this_machine
@@ -100,8 +100,11 @@ def plan(
     sections = [
         Section(title="Model", lines=tuple(model_lines)),
         Section(title="Batch", lines=tuple(batch_lines)),
+        Section(title="Overlap", lines=tuple(staleness.lines(cfg))),
         Section(title="Learning rates", lines=tuple(learning_rates)),
     ]
+    warnings += staleness.warnings(cfg, machine.device == "cuda")
+    problems += staleness.problems(cfg, ranks)
     if place.shape is None:
         notes.append(
             f"memory and disk: no estimate, since the shape of {place.name} is not known on this machine"

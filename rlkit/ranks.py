@@ -132,6 +132,9 @@ class SharedSampler:
     def forget(self) -> None:
         self.sampler.forget()
 
+    def halt(self) -> None:
+        self.sampler.halt()
+
     def metrics(self) -> Mapping[str, float]:
         return self.sampler.metrics()
 
@@ -156,6 +159,10 @@ class OneSampler:
 
     def forget(self) -> None:
         self._everywhere(lambda sampler: sampler.forget())
+
+    def halt(self) -> None:
+        if self.sampler is not None:
+            self.sampler.halt()
 
     def metrics(self) -> Mapping[str, float]:
         return self._everywhere(lambda sampler: sampler.metrics())

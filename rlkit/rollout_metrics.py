@@ -14,7 +14,8 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """Rewards, lengths and verdicts of a step's answers (groups without children).
 
-    version: the weights' version when the step began; rollouts of older weights are stale by the difference.
+    version: the weights' version when the step began; rollouts of older weights are stale by the difference, and span as
+        many versions as there are between the oldest and the newest.
     credits: what the step is trained on; None leaves out `frac_zero_advantage`
     """
     rollouts = [r for g in leaves for r in g.rollouts]
@@ -23,6 +24,7 @@ def rollout_metrics(
     stds = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values]
     outcomes = [r.score.outcome for r in rollouts if r.score]
     texts = [[tuple(r.completion_ids) for r in g.rollouts] for g in leaves]
+    ages = [float(version - r.policy_version) for r in rollouts]
     equal = [group[0] for group in values if len(set(group)) == 1]
     metrics = {
         "reward": _mean(rewards),
@@ -35,7 +37,8 @@ def rollout_metrics(
         "verifier/verdicts": float(len(outcomes)),
         "verifier/skips": float(outcomes.count("skip")),
         "verifier/errors": float(outcomes.count("error")),
-        "staleness": max((float(version - r.policy_version) for r in rollouts), default=0.0),
+        "staleness": max(ages, default=0.0),
+        "staleness_span": max(ages, default=0.0) - min(ages, default=0.0),
     }
     if credits is not None:
         metrics["frac_zero_advantage"] = _without_signal(credits)

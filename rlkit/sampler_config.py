@@ -95,6 +95,11 @@ class SamplerConfig:
             "1 with a sampler in this process; --sampler vllm-server and ray start several",
         )
 
+    @property
+    def on_these_cores(self) -> bool:
+        """Whether it computes with this process's threads: not in processes of its own."""
+        return self.name in ("hf", "vllm")
+
     def require_untruncated(self) -> None:
         """Raise ConfigError for settings that the learner's log-probs cannot follow (training only)."""
         for name, value, neutral in (

@@ -218,6 +218,10 @@ class Sampler(Protocol):
         """Drop what earlier requests left behind (cached prompts), so that the next call depends on its own requests alone."""
         ...
 
+    def halt(self) -> None:
+        """Called from another thread: nobody wants what is being written. `sample` raises soon, and again until the next `load`."""
+        ...
+
     def metrics(self) -> Mapping[str, float]:
         """What there is to tell since the last call, as `sampler/...`; empty where nothing can go wrong by itself."""
         ...

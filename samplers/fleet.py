@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -55,6 +55,8 @@ class Fleet:
         self._thread = threading.Thread(target=self._loop.run_forever, name="rlkit-fleet", daemon=True)
         self._thread.start()
         self._closed = False
+        self._halted = False
+        self._under_way: Future[Any] | None = None  # what `sample` waits for
         self._roster: Roster = self._wait(self._open())
 
     # -- called from the learner's thread
@@ -86,14 +88,29 @@ class Fleet:
                     groups = [tasks.create_task(self._group(request, size)) for request in requests]
             return [group.result() for group in groups]
 
+        self._under_way = asyncio.run_coroutine_threadsafe(all_groups(), self._loop)
+        if self._halted:
+            self._under_way.cancel()
         try:
-            return self._wait(all_groups())
+            return self._result(self._under_way, None)
+        except CancelledError:
+            raise RolloutError("this sampler was halted; load() weights before the next sample()") from None
         except BaseExceptionGroup as failures:
             raise _first(failures) from None
+        finally:
+            self._under_way = None
+
+    def halt(self) -> None:
+        """From another thread: `sample` raises, now and until the next `load`."""
+        self._halted = True
+        under_way = self._under_way
+        if under_way is not None:
+            under_way.cancel()
 
     def load(self, take: Callable[[], None], version: int) -> None:
         """New weights into every ready server: `take` keeps them for those that come later. A server that fails is lost."""
         self._require_open()
+        self._halted = False
         began = time.monotonic()
         self._wait(self._update(take, version))
         self._load_seconds = time.monotonic() - began
@@ -138,7 +155,9 @@ class Fleet:
 
     def _wait(self, work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
         """The result of work in the fleet's loop; Ctrl-C here cancels it there."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        return self._result(asyncio.run_coroutine_threadsafe(work, self._loop), seconds)
+
+    def _result(self, future: "Future[T]", seconds: float | None) -> T:
         try:
             return future.result(seconds)
         except BaseException:

@@ -5,6 +5,7 @@ distribution (temperature and truncation included) and hands back scores with on
 when it is drawn, and no [steps, B, V] tensor of logits is ever kept.
 """
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -60,6 +61,7 @@ class HfSampler:
         self._max_model_len = max_model_len or self._facts.max_model_len
         self._max_num_seqs = max_num_seqs
         self._version = version
+        self._halted = threading.Event()
         if dtype == "auto":
             dtype = "bfloat16" if self._device.type == "cuda" else "float32"
         # Any: transformers' own types do not agree on what an auto class returns.
@@ -92,12 +94,17 @@ class HfSampler:
             for name, tensor in self._model.state_dict().items():
                 tensor.copy_(full[name])
         self._version = version
+        self._halted.clear()
 
     def rest(self) -> None:
         """Nothing to give back: the model stays where it is."""
 
     def forget(self) -> None:
         """Nothing is remembered between calls."""
+
+    def halt(self) -> None:
+        """What is being written ends at its next token, and its `sample` raises RolloutError."""
+        self._halted.set()
 
     def metrics(self) -> Mapping[str, float]:
         """Nothing to tell."""
@@ -121,7 +128,8 @@ class HfSampler:
             ids_BT[b, width - len(request.token_ids) :] = torch.tensor(request.token_ids)
             mask_BT[b, width - len(request.token_ids) :] = 1
         draw = _Draw(rows, self._device)
-        stop = _RowEnds([request.max_tokens for request, _ in rows], self._stop_ids, width, self._device)
+        limits = [request.max_tokens for request, _ in rows]
+        stop = _RowEnds(limits, self._stop_ids, width, self._device, self._halted)
         self._model.generate(
             ids_BT.to(self._device),
             attention_mask=mask_BT.to(self._device),
@@ -133,6 +141,8 @@ class HfSampler:
             logits_processor=LogitsProcessorList([draw]),
             stopping_criteria=StoppingCriteriaList([stop]),
         )
+        if self._halted.is_set():
+            raise RolloutError("this sampler was halted; load() weights before the next sample()")
         tokens_BT = torch.stack(draw.tokens, dim=1).tolist()
         logprobs_BT = torch.stack(draw.logprobs, dim=1).tolist()
         rollouts = []
@@ -159,15 +169,23 @@ def _end(tokens: Sequence[int], stop_ids: Sequence[int]) -> tuple[int, FinishRea
 
 
 class _RowEnds(StoppingCriteria):
-    """A row ends at its own stop token or its own max_tokens."""
+    """A row ends at its own stop token or its own max_tokens, and all of them once `halted` is set."""
 
     def __init__(
-        self, max_tokens: Sequence[int], stop_ids: Sequence[int], width: int, device: torch.device
+        self,
+        max_tokens: Sequence[int],
+        stop_ids: Sequence[int],
+        width: int,
+        device: torch.device,
+        halted: threading.Event,
     ) -> None:
+        self._halted = halted
         self._max_length_B = torch.tensor(max_tokens, device=device) + width
         self._stop_ids = torch.tensor(stop_ids, device=device, dtype=torch.long)
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
+        if self._halted.is_set():
+            return torch.ones(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
         at_end_B = torch.isin(input_ids[:, -1], self._stop_ids)
         return at_end_B | (input_ids.shape[1] >= self._max_length_B)
 

@@ -68,6 +68,9 @@ class ScriptedSampler:
     def forget(self) -> None:
         """Nothing is remembered between calls."""
 
+    def halt(self) -> None:
+        """Every call ends at once."""
+
     def metrics(self) -> Mapping[str, float]:
         """Nothing to tell."""
         return {}

@@ -190,6 +190,9 @@ class VllmSampler:
             if not engine.reset_prefix_cache():
                 raise RolloutError("vLLM did not reset its prefix cache")
 
+    def halt(self) -> None:
+        """What is being written ends by itself."""
+
     def metrics(self) -> Mapping[str, float]:
         """Nothing to tell."""
         return {}

@@ -277,6 +277,10 @@ class VllmServerSampler:
         """Empty every server's prefix cache."""
         self.fleet.forget()
 
+    def halt(self) -> None:
+        """Requests under way are dropped, and their `sample` raises RolloutError."""
+        self.fleet.halt()
+
     def metrics(self) -> dict[str, float]:
         """`sampler/...` since the last call."""
         return self.fleet.metrics()

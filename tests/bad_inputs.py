@@ -103,6 +103,11 @@ FLAGS = [
         "sampler.top_p = 0.9 in training: the sampler would draw from a truncated distribution while the learner scores the whole one, and every ratio would be biased. Leave it at 1.0 (rlkit eval allows it)",
     ),
     Bad(
+        "rollouts that run behind",
+        "rlkit train --async-steps -1",
+        "async_steps = -1: expected 0 (strictly on-policy) or more steps",
+    ),
+    Bad(
         "more mini-batches than prompts",
         "rlkit train --mini-batches 9 --prompts-per-step 8",
         "mini_batches = 9: expected at most prompts_per_step = 8, since a mini-batch holds whole groups",

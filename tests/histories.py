@@ -201,6 +201,12 @@ EXAMPLES: dict[str, Example] = {
         says="sampling takes 18.0 s of a step's 20.0 s (90%)",
         near=history(5, timing_s__sample=4.0, step_time=4.4),
     ),
+    "overlap-waits": Example(
+        records=history(5, timing_s__wait=12.0, timing_s__sample=18.0, timing_s__train=5.0),
+        severity="hint",
+        says="the learner waits 12.0 s of a step's 20.0 s for rollouts (60%): writing takes 18.0 s, learning 5.0 s",
+        near=history(5, timing_s__wait=9.0),
+    ),
     "not-finite": Example(
         records=history(4, grad_norm=from_step(4, math.nan, 0.5)),
         severity="serious",
@@ -371,6 +377,13 @@ THRESHOLDS: list[tuple[str, Records, Records, Setup]] = [
         "slow-sampling",
         history(5, timing_s__sample=4.6, step_time=5.1),
         history(5, timing_s__sample=4.6, step_time=4.9),
+        SETUP,
+    ),
+    ("overlap-waits", one("timing_s/wait", 10.1, 5), one("timing_s/wait", 9.9, 5), SETUP),
+    (
+        "overlap-waits",
+        history(5, timing_s__wait=4.0, timing_s__sample=1.0, step_time=5.1),
+        history(5, timing_s__wait=4.0, timing_s__sample=1.0, step_time=4.9),
         SETUP,
     ),
     ("gradient-spike", spike(11, 5.1), spike(11, 4.9), SETUP),

@@ -20,7 +20,7 @@ FLOORS: dict[int, set[str]] = {
     1: {
         *("__init__", "types", "errors", "config", "algo_config", "algo_own", "algo_presets"),
         *("userload", "toml", "flags", "boxed", "simulate_config", "score_config", "reasons"),
-        *("sampler_config", "serve_config", "signals", "analyze_config", "log_config"),
+        *("sampler_config", "serve_config", "signals", "analyze_config", "log_config", "staleness"),
     },
     2: {
         *("rewards", "samplers", "analysis", "algos", "learner", "tasks"),
@@ -38,6 +38,7 @@ FLOORS: dict[int, set[str]] = {
             "verify",
         ),
         *("checkpoint", "stopping", "doctor", "environment", "rollout_metrics", "tiny", "benchmark_names"),
+        *("ahead", "drawn"),
     },
     3: {"loop", "mishaps", "evaluate", "eval_show", "preflight", "sft", "show", "scoring", "tracking"},
     4: {"build", "studies"},

@@ -6,6 +6,7 @@
       rlkit/state.json           step, updates, sampled tokens, data position, algorithm state, versions, format
       rlkit/config.toml          the run's settings when it was written
       rlkit/algo.safetensors     the tensors of the algorithm's state, each named by its path as a JSON list
+      rlkit/ahead.json, ahead.safetensors   with --async-steps: rollouts that wait for their step
       rlkit/optimizer.safetensors   or its shards
       rlkit/random.safetensors   every rank's global generators
       adapter/                   with adapters: they alone, as peft loads them (the model folder has them merged)

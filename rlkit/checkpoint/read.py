@@ -148,6 +148,7 @@ def read_position(folder: Path) -> Position:
             data=state["data"],
             algo=with_tensors(state["algo"], load_file(folder / "rlkit" / "algo.safetensors")),
             written=state.get("written", {}),
+            ahead=_ahead(folder / "rlkit"),
         )
     except (*UNREADABLE, SafetensorError) as error:
         raise RunError(f"{folder}: not a readable checkpoint ({type(error).__name__}: {error})") from error
@@ -165,6 +166,16 @@ def put_back(folder: Path, what: str, load: Callable[[Any], None], state: Any) -
             f"{folder}: {what} cannot go on from what it holds ({type(error).__name__}: {error}); was it written by other code, or "
             "edited?"
         ) from error
+
+
+def _ahead(own: Path) -> dict[str, Any]:
+    """Rollouts that wait for their step; none where steps were not overlapped."""
+    from safetensors.torch import load_file
+
+    if not (own / "ahead.json").is_file():
+        return {}
+    told: dict[str, Any] = json.loads((own / "ahead.json").read_text(encoding="utf-8"))
+    return with_tensors(told, load_file(own / "ahead.safetensors"))
 
 
 def was_at(folder: Path) -> tuple[dict[str, str], dict[str, Any]]:

@@ -46,6 +46,8 @@ class Position:
     """JSON values, and torch tensors as values of its dictionaries."""
     written: Mapping[str, int] = field(default_factory=dict)
     """How far the run's files had come: lines of each table, number of rollout files. Empty: it was not noted."""
+    ahead: State = field(default_factory=dict)
+    """What was sampled for later steps and not trained on yet, by their numbers (rlkit/drawn.py). JSON values and tensors, as above."""
     random: "Mapping[str, Tensor]" = field(default_factory=dict, compare=False)
     """This rank's global generators (randomness.py). Empty: they are left alone; one that is read back has none (`random_states`)."""
 

@@ -71,6 +71,10 @@ def _fill(draft: Path, learner: Keeper, tokenizer: Any, snapshot: Snapshot) -> N
     save_file(dict(snapshot.random), own / "random.safetensors")
     algo, tensors = without_tensors(position.algo)
     save_file(tensors, own / "algo.safetensors")
+    if position.ahead:
+        ahead, tensors = without_tensors(position.ahead)
+        save_file(tensors, own / "ahead.safetensors")
+        (own / "ahead.json").write_text(json.dumps(ahead))
     (own / "config.toml").write_text(snapshot.about.config)
     state = {
         "format": FORMAT,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rlkit.analysis.store import Store
     from rlkit.data import PromptData
     from rlkit.evaluate import Evaluation
+    from rlkit.loop import Stopped
     from rlkit.models import ModelPlace
     from rlkit.preflight import Plan
     from rlkit.ranks import Nowhere, Ranks
@@ -351,7 +352,7 @@ def run(
                     start=start,
                 )
             except loop.Stopped as stopped:
-                raise Interrupted(_stopped(stopped.step, stopped.given_up, store.folder)) from stopped
+                raise Interrupted(_stopped(stopped, store.folder)) from stopped
         seconds = time.perf_counter() - began
         with console.status(f"answering {len(held_out):,} held-out prompts"):
             after = evaluate(end.step) if held_out else None
@@ -367,10 +368,12 @@ def run(
         return outcome
 
 
-def _stopped(step: int, given_up: str | None, folder: Path) -> str:
-    lost = ""
+def _stopped(stopped: "Stopped", folder: Path) -> str:
+    step, given_up, lost = stopped.step, stopped.given_up, ""
     if given_up is not None:
         lost = f" (step {step + 1} was given up in its phase `{given_up}`, and will be repeated as it was)"
+    elif stopped.lost:
+        lost = " (rollouts of a later step were given up, and will be written anew by the weights of this one)"
     return f"stopped after step {step}{lost}; continue with `rlkit train --resume {folder}`"
 
 

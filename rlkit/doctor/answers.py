@@ -30,6 +30,8 @@ FALL_NOISE = 4.0
 """And by as many standard errors of such a mean, then or now: rare rewards near 0 come and go without a fall."""
 SLOW_VERIFIER, SLOW_VERIFIER_SECONDS = 0.3, 1.0
 """Share of a step that goes to verdicts, and seconds: sampling is to be the bottleneck, not the judge."""
+LONG_WAIT = 0.5
+"""Share of a step in which an overlapped learner waits: from here on overlap saves less than a third of it."""
 SLOW_SAMPLING, SLOW_STEP_SECONDS = 0.85, 5.0
 """Share of a step that goes to sampling, where peers report 30 to 80 %; steps of seconds are nobody's trouble."""
 
@@ -311,6 +313,26 @@ def slow_sampling(h: History) -> Seen | None:
     )
 
 
+@check(
+    "overlap-waits",
+    "hint",
+    when=f"with --async-steps, the learner waits for rollouts in {LONG_WAIT:.0%} or more of a step of {SLOW_STEP_SECONDS:g} s or more",
+    cause="writing takes much longer than learning, so there is little that overlap could hide",
+    remedy="more or faster servers (--sampler.replicas); otherwise --async-steps 0 is on-policy and hardly slower",
+    hides=("slow-sampling",),
+)
+def overlap_waits(h: History) -> Seen | None:
+    wait, step = h.mean("timing_s/wait", at_least=START), h.mean("step_time", at_least=START)
+    if not wait or not step or step < SLOW_STEP_SECONDS or wait < LONG_WAIT * step:
+        return None
+    sample, learn = h.mean("timing_s/sample"), h.mean("timing_s/train")
+    both = f": writing takes {sample:.1f} s, learning {learn:.1f} s" if sample and learn else ""
+    return Seen(
+        says=f"the learner waits {wait:.1f} s of a step's {step:.1f} s for rollouts ({wait / step:.0%}){both}",
+        number=wait / step,
+    )
+
+
 ANSWERS: tuple[Check, ...] = (
     constant_reward,
     no_gradient,
@@ -324,4 +346,5 @@ ANSWERS: tuple[Check, ...] = (
     reward_fell,
     slow_verifier,
     slow_sampling,
+    overlap_waits,
 )

@@ -294,7 +294,7 @@ def importance_capped(h: History) -> Seen | None:
     "warning",
     when=f"answers are {STALE:g} or more updates older than the weights that learn from them",
     cause="sampling runs ahead of learning",
-    remedy="a smaller bound on staleness; until then keep --importance-sampling-correction on",
+    remedy="a lower --async-steps; until then keep --importance-sampling-correction on",
     hides=("sampler-gap-few",),
 )
 def stale_answers(h: History) -> Seen | None:

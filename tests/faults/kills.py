@@ -2,6 +2,7 @@
 
     python -m tests.faults.kills                                   30 kills for each of grpo, skpo x hf, vllm: some minutes
     python -m tests.faults.kills --algo grpo --sampler hf --kills 5
+    python -m tests.faults.kills --async-steps 1         with the rollouts of the next step beside each update
 
 A run of a very small random model is made twice: without a stop, and killed and resumed until it ends. Every process is one of
 its own, forked from a nursery that has imported torch and vLLM and started nothing; it runs `rlkit train` and writes down in shared
@@ -44,12 +45,15 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALL
 """Before torch is imported: what is forked must not have had threads."""
 
 
-def command(model: Path, run: Path, algo: str, sampler: str, steps: int = STEPS) -> list[str]:
+def command(
+    model: Path, run: Path, algo: str, sampler: str, steps: int = STEPS, async_steps: int = 0
+) -> list[str]:
     small = (
         f"train --model {model} --algo {algo} --data task:chain --data.pool 6 --sampler {sampler} --reward "
         "tests.verdicts:Checksum --reward.workers 0 --num-generations 4 --prompts-per-step 4 --mini-batches 2 "
         "--max-completion-length 16 --max-prompt-length 64 --learning-rate 1e-3 --seed 5 --show-every 0 --no-tensorboard "
-        f"--save-every 1 --save-total-limit 3 --eval-every 4 --eval-prompts 3 --steps {steps} --output-dir {run}"
+        f"--save-every 1 --save-total-limit 3 --eval-every 4 --eval-prompts 3 --steps {steps} --async-steps {async_steps} "
+        f"--output-dir {run}"
     )
     return small.split()
 
@@ -163,7 +167,15 @@ class Tally:
 
 
 def killed_until_it_ends(
-    model: Path, run: Path, algo: str, sampler: str, kills: int, seed: int, log: Path, steps: int = STEPS
+    model: Path,
+    run: Path,
+    algo: str,
+    sampler: str,
+    kills: int,
+    seed: int,
+    log: Path,
+    steps: int = STEPS,
+    async_steps: int = 0,
 ) -> Tally:
     """A run that is killed so many times and resumed, always in the phase that was hit least."""
     rng, marks, tally = random.Random(seed), Marks(), Tally()
@@ -173,7 +185,7 @@ def killed_until_it_ends(
     rng.shuffle(targets)
     while True:
         marks.clear()
-        args = command(model, run, algo, sampler, steps)
+        args = command(model, run, algo, sampler, steps, async_steps)
         if (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size:
             args = ["train", "--resume", str(run)]
         ended = tally.kills >= kills and all(tally.hits[phase] >= least for phase in PHASES)
@@ -224,6 +236,7 @@ def hashes(run: Path, steps: int = STEPS) -> dict[str, str]:
         "weights": [(last / "model.safetensors").read_bytes()],
         "optimizer": [(last / "rlkit/optimizer.safetensors").read_bytes()],
         "algorithm": [(last / "rlkit/algo.safetensors").read_bytes()],
+        "rollouts that wait": [p.read_bytes() for p in sorted((last / "rlkit").glob("ahead.*"))],
         "generators": [(last / "rlkit/random.safetensors").read_bytes()],
         "position": [json.dumps(state, sort_keys=True).encode()],
         f"metrics of {len(lines)} steps": [json.dumps(metrics, sort_keys=True).encode()],
@@ -235,7 +248,7 @@ def hashes(run: Path, steps: int = STEPS) -> dict[str, str]:
 
 
 def campaign(
-    algo: str, sampler: str, kills: int, seed: int, folder: Path, steps: int = STEPS
+    algo: str, sampler: str, kills: int, seed: int, folder: Path, steps: int = STEPS, async_steps: int = 0
 ) -> tuple[Tally, dict[str, str], dict[str, str]]:
     """The killed run's story, its hashes, and those of the run that never stopped."""
     from tests.models import save_tiny_model
@@ -244,10 +257,10 @@ def campaign(
     if not model.exists():
         save_tiny_model(model, seed=3)
     whole, parts = folder / f"{algo}-{sampler}-whole", folder / f"{algo}-{sampler}-killed"
-    child = forked(command(model, whole, algo, sampler, steps), Marks(), sampler, log)
+    child = forked(command(model, whole, algo, sampler, steps, async_steps), Marks(), sampler, log)
     if os.waitpid(child, 0)[1]:
         raise SystemExit(f"the run failed:\n{log.read_text()[-3000:]}")
-    tally = killed_until_it_ends(model, parts, algo, sampler, kills, seed, log, steps)
+    tally = killed_until_it_ends(model, parts, algo, sampler, kills, seed, log, steps, async_steps)
     left = [p.name for p in (parts / "checkpoints").iterdir() if not p.name.startswith(("step-", "latest"))]
     tally.lost += left
     return tally, hashes(whole, steps), hashes(parts, steps)
@@ -261,6 +274,7 @@ def main() -> int:
     parser.add_argument("--sampler", nargs="+", default=["hf", "vllm"])
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--steps", type=int, default=STEPS, help="of a run")
+    parser.add_argument("--async-steps", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     imported(args.sampler)
@@ -271,12 +285,12 @@ def main() -> int:
             began = time.monotonic()
             with tempfile.TemporaryDirectory() as folder:
                 tally, whole, killed = campaign(
-                    algo, sampler, args.kills, args.seed, Path(folder), args.steps
+                    algo, sampler, args.kills, args.seed, Path(folder), args.steps, args.async_steps
                 )
             same = whole == killed and not tally.lost
             wrong += not same
             print(
-                f"\n{algo}, {sampler}: {tally.kills} x kill -9 in {args.steps} steps, {time.monotonic() - began:.0f} s"
+                f"\n{algo}, {sampler}, async-steps {args.async_steps}: {tally.kills} x kill -9 in {args.steps} steps, {time.monotonic() - began:.0f} s"
             )
             print("  killed in: " + ", ".join(f"{p} {tally.hits[p]}" for p in (*PHASES, "between")))
             for name in whole:

@@ -14,17 +14,22 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    ("algo", "sampler", "kills"),
+    ("algo", "sampler", "kills", "async_steps"),
     [
-        ("skpo", "hf", 2),
-        pytest.param("grpo", "hf", 10, marks=pytest.mark.slow),
-        pytest.param("grpo", "vllm", 5, marks=pytest.mark.slow),
+        ("skpo", "hf", 2, 0),
+        pytest.param("grpo", "hf", 10, 0, marks=pytest.mark.slow),
+        pytest.param("grpo", "vllm", 5, 0, marks=pytest.mark.slow),
+        pytest.param("grpo", "hf", 10, 1, marks=pytest.mark.slow),
+        pytest.param("skpo", "vllm", 5, 1, marks=pytest.mark.slow),
     ],
 )
-def test_killed_and_resumed_is_the_run_that_never_stopped(algo: str, sampler: str, kills: int) -> None:
+def test_killed_and_resumed_is_the_run_that_never_stopped(
+    algo: str, sampler: str, kills: int, async_steps: int
+) -> None:
     if sampler == "vllm":
         pytest.importorskip("vllm", reason="vLLM is not installed")
     arguments = ["--algo", algo, "--sampler", sampler, "--kills", str(kills), "--steps", str(6 + 3 * kills)]
+    arguments += ["--async-steps", str(async_steps)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.kills", *arguments],
         cwd=ROOT,
