@@ -85,7 +85,9 @@ class Ahead(Generic[T]):
             work, future = asked
             try:
                 result = work()
-            except BaseException as error:  # raised again by `result`, in the thread that can do something about it
+            except (
+                BaseException
+            ) as error:  # raised again by `result`, in the thread that can do something about it
                 future.set_exception(error)
             else:
                 future.set_result(result)

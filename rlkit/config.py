@@ -286,7 +286,9 @@ class TrainConfig:
         require(self.steps > 0, "steps", self.steps, "at least 1")
         budget = self.token_budget
         require(budget is None or budget > 0, "token_budget", budget, "a positive number of tokens, or none")
-        require(self.async_steps >= 0, "async_steps", self.async_steps, "0 (strictly on-policy) or more steps")
+        require(
+            self.async_steps >= 0, "async_steps", self.async_steps, "0 (strictly on-policy) or more steps"
+        )
         require(self.prompts_per_step > 0, "prompts_per_step", self.prompts_per_step, "at least 1")
         require(self.mini_batches > 0, "mini_batches", self.mini_batches, "at least 1")
         require(

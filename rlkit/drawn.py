@@ -64,7 +64,9 @@ def rollouts_of(groups: Sequence[Group]) -> Iterator[Rollout]:
 def to_state(drawn: Drawn, find: Find) -> State:
     """JSON values and two tensors. Raises RunError for a prompt that could not be found again."""
     own = {id(g): i for i, g in enumerate(drawn.groups)}
-    made = [g for g in drawn.kept if id(g) not in own]  # by an algorithm whose `select` puts groups together anew
+    made = [
+        g for g in drawn.kept if id(g) not in own
+    ]  # by an algorithm whose `select` puts groups together anew
     own |= {id(g): len(drawn.groups) + i for i, g in enumerate(made)}
     every = [*drawn.groups, *made]
     rollouts = list(rollouts_of(every))

@@ -224,7 +224,9 @@ def train(
                     sampler.load(learner.weights(), learner.updates)
                 except GaveUp:
                     view.say(f"step {step}: its evaluation was given up, and its line has no score")
-            metrics |= sampler.metrics()  # here, so that a step's line has its evaluation's too, resumed or not
+            metrics |= (
+                sampler.metrics()
+            )  # here, so that a step's line has its evaluation's too, resumed or not
             if due:
                 store.write_metrics(step, metrics)
             if cfg.log.rollouts:

@@ -373,7 +373,9 @@ def _stopped(stopped: "Stopped", folder: Path) -> str:
     if given_up is not None:
         lost = f" (step {step + 1} was given up in its phase `{given_up}`, and will be repeated as it was)"
     elif stopped.lost:
-        lost = " (rollouts of a later step were given up, and will be written anew by the weights of this one)"
+        lost = (
+            " (rollouts of a later step were given up, and will be written anew by the weights of this one)"
+        )
     return f"stopped after step {step}{lost}; continue with `rlkit train --resume {folder}`"
 
 
