@@ -82,7 +82,7 @@ def to_state(drawn: Drawn, find: Find) -> State:
 
 
 def from_state(state: Mapping[str, Any], find: Find) -> Drawn:
-    """What `to_state` was given. Raises RunError when it is of other prompts, or not whole."""
+    """What `to_state` was given. Raises RunError when it is of other prompts, or of another form."""
     try:
         numbers = iter(zip(state["token_ids"].tolist(), state["logprobs"].tolist(), strict=True))
         every = [_group(told, find, numbers) for told in state["groups"]]
@@ -92,7 +92,7 @@ def from_state(state: Mapping[str, Any], find: Find) -> Drawn:
             rounds=state["rounds"],
             tokens=state["tokens"],
         )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise RunError(
             f"the rollouts that the checkpoint keeps for its next steps cannot be read ({type(error).__name__}: {error}); were they "
             "sampled from other data?"

@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from rlkit.ahead import Ahead
 from rlkit.algos.base import Algorithm
@@ -41,8 +41,11 @@ from rlkit.learner import Learner
 from rlkit.learner.look import Own
 from rlkit.rollout_metrics import rollout_metrics
 from rlkit.stopping import GaveUp, Stop
+from rlkit.talks import Follows, Talk, in_rounds
 from rlkit.types import Credit, Group, Prompt, Request, Rollout, Sampler, State
 from rlkit.verify import Judge, leaves_of
+
+T = TypeVar("T")
 
 
 class Data(Protocol):
@@ -265,7 +268,7 @@ def _sample(
             prompts = data.take(cfg.prompts_per_step - len(kept), algo.prompt_weights)
         with clock("sample"):
             seed = seed_of(cfg.seed, "step", step, *(["round", rounds] if rounds else []))
-            written = algo.collect(prompts, ask.sample, seed)
+            written = algo.collect(prompts, ask, seed)
         with clock("verify"):
             verified = judge(written, groups)
         groups += verified
@@ -283,12 +286,37 @@ class _Counted:
     def __init__(self, sampler: Sampler, ending: Callable[[], bool] = lambda: False) -> None:
         self.sampler, self.tokens, self._ending = sampler, 0, ending
 
-    def sample(self, requests: Sequence[Request]) -> list[list[Rollout]]:
+    def __call__(self, requests: Sequence[Request]) -> list[list[Rollout]]:
+        self._require_a_run()
+        drawn = self.sampler.sample(requests)
+        self._count(drawn)
+        return drawn
+
+    def follow(self, talks: Sequence[Talk[T]]) -> list[T]:
+        counted = [self._counted(talk) for talk in talks]
+        if isinstance(self.sampler, Follows):
+            return self.sampler.follow(counted)
+        return in_rounds(counted, self.sampler.sample)
+
+    def _counted(self, talk: Talk[T]) -> Talk[T]:
+        self._require_a_run()
+        try:
+            requests = next(talk)
+            while True:
+                drawn = yield requests
+                self._require_a_run()
+                self._count(drawn)
+                requests = talk.send(drawn)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _count(self, drawn: Sequence[Sequence[Rollout]]) -> None:
+        self.tokens += sum(len(r.completion_ids) for rollouts in drawn for r in rollouts)
+
+    def _require_a_run(self) -> None:
         if self._ending():
             raise RolloutError("the run ends, and nobody waits for more rollouts")
-        drawn = self.sampler.sample(requests)
-        self.tokens += sum(len(r.completion_ids) for rollouts in drawn for r in rollouts)
-        return drawn
 
 
 class _Clock:

@@ -35,6 +35,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from rlkit.errors import RlkitError, RunError, SamplerGone
 from rlkit.printable import printable
+from rlkit.talks import Follows, Talk, in_rounds
 from rlkit.types import Credit, Group, Prompt, Request, Rollout, Sampler, Score
 
 T = TypeVar("T")
@@ -123,6 +124,12 @@ class SharedSampler:
     def sample(self, requests: Sequence[Request]) -> list[list[Rollout]]:
         return self.ranks.divided(requests, self.sampler.sample)
 
+    def follow(self, talks: Sequence[Talk[T]]) -> list[T]:
+        """In rounds where ranks share each of them."""
+        if self.ranks.world == 1 and isinstance(self.sampler, Follows):
+            return self.sampler.follow(talks)
+        return in_rounds(talks, self.sample)
+
     def load(self, weights: Mapping[str, Any], version: int) -> None:
         self.sampler.load(weights, version)
 
@@ -150,6 +157,12 @@ class OneSampler:
 
     def sample(self, requests: Sequence[Request]) -> list[list[Rollout]]:
         return self._everywhere(lambda sampler: sampler.sample(requests))
+
+    def follow(self, talks: Sequence[Talk[T]]) -> list[T]:
+        """In rounds where all ranks get the answers."""
+        if self.ranks.world == 1 and isinstance(self.sampler, Follows):
+            return self.sampler.follow(talks)
+        return in_rounds(talks, self.sample)
 
     def load(self, weights: Mapping[str, Any], version: int) -> None:
         self._everywhere(lambda sampler: sampler.load(weights, version))

@@ -11,10 +11,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import CancelledError, Future
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from rlkit.errors import ConfigError, RolloutError, SamplerGone
+from rlkit.talks import Talk
 from rlkit.types import Request, Rollout
 
 from .balance import Balance, Part, part_size, parts_of
@@ -83,16 +85,51 @@ class Fleet:
         size = part_size(sum(request.n for request in requests), max(1, self.size), 1 << 30)
 
         async def all_groups() -> list[list[Rollout]]:
-            async with self._roster.stillness():
+            async with self._learner_waits():
                 async with asyncio.TaskGroup() as tasks:
                     groups = [tasks.create_task(self._group(request, size)) for request in requests]
             return [group.result() for group in groups]
 
-        self._under_way = asyncio.run_coroutine_threadsafe(all_groups(), self._loop)
+        return self._haltable(all_groups())
+
+    def follow(self, talks: Sequence[Talk[T]], check: Callable[[Sequence[Request]], None]) -> list[T]:
+        """What each talk returns; it goes on in the fleet's thread as soon as its own answers are there.
+
+        check: raises RolloutError for requests that the model cannot answer
+        """
+        self._require_open()
+
+        async def one(talk: Talk[T]) -> T:
+            try:
+                requests = next(talk)
+                while True:
+                    check(requests)
+                    async with asyncio.TaskGroup() as tasks:
+                        sizes = [part_size(r.n * len(talks), max(1, self.size), 1 << 30) for r in requests]
+                        groups = [
+                            tasks.create_task(self._group(request, size))
+                            for request, size in zip(requests, sizes, strict=True)
+                        ]
+                    requests = talk.send([group.result() for group in groups])
+            except StopIteration as end:
+                result: T = end.value
+                return result
+
+        async def all_talks() -> list[T]:
+            async with self._learner_waits():
+                async with asyncio.TaskGroup() as tasks:
+                    ends = [tasks.create_task(one(talk)) for talk in talks]
+            return [end.result() for end in ends]
+
+        return self._haltable(all_talks())
+
+    def _haltable(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of what `halt` may end."""
+        self._under_way = under_way = asyncio.run_coroutine_threadsafe(work, self._loop)
         if self._halted:
-            self._under_way.cancel()
+            under_way.cancel()
         try:
-            return self._result(self._under_way, None)
+            return self._result(under_way, None)
         except CancelledError:
             raise RolloutError("this sampler was halted; load() weights before the next sample()") from None
         except BaseExceptionGroup as failures:
@@ -169,6 +206,10 @@ class Fleet:
             raise RolloutError("this sampler was closed; make a new one")
 
     # -- in the fleet's loop
+
+    def _learner_waits(self) -> AbstractAsyncContextManager[None]:
+        """Around answers: the learner is still while it waits for them, unless they are written beside its update."""
+        return nullcontext() if self.terms.overlap else self._roster.stillness()
 
     async def _open(self) -> Roster:
         try:

@@ -80,6 +80,8 @@ class Terms:
     beat_timeout: float = 30.0
     """For the answer; then the server is frozen."""
     restarts: int = 5
+    overlap: bool = False
+    """Whether the learner's weights move while requests are answered: then it is still only in an update of the servers."""
 
 
 class Weights(Protocol):

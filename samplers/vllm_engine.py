@@ -10,27 +10,31 @@ import random
 import re
 import sys
 import tempfile
+import threading
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rlkit.errors import ModelError, RolloutError
+from rlkit.talks import Talk
 from rlkit.types import FinishReason, Request, Rollout
 
 from .contract import check_requests, continuation_seed, make_rollout
+from .vllm_queue import EngineQueue, NotTheEngine, Prefill
 from .weights import fitting_weights, read_facts
 
 if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
 
 Dtype = Literal["auto", "float32", "bfloat16"]
+T = TypeVar("T")
 
 BLOCK_SIZE_CPU = 32
 """Tokens of a cache block. vLLM's default on CPU is 128, and only whole blocks of a prompt are ever reused."""
@@ -93,6 +97,7 @@ class VllmSampler:
         self._version = version
         self._on_gpu = torch.cuda.is_available()
         self._asleep = False
+        self._halted, self._prefill = threading.Event(), Prefill()
         self._learner_is_distributed = VllmSampler._num_open == 0 and torch.distributed.is_initialized()
         if dtype == "auto":
             dtype = "bfloat16" if self._on_gpu else "float32"
@@ -139,21 +144,29 @@ class VllmSampler:
 
     def sample(self, requests: Sequence[Request]) -> list[list[Rollout]]:
         """`n` rollouts for each request, in order. Raises RolloutError for a request that does not fit the model."""
+        self._check(requests)
+        (written,) = self.follow([_all(requests)])
+        return written
+
+    def follow(self, talks: Sequence[Talk[T]]) -> list[T]:
+        """What each talk returns; a prompt goes on as soon as its own answers are there (rlkit/talks.py)."""
         engine = self._ready()
         if self._asleep:
             raise RolloutError("the sampler rests and has no weights; load() some before the next sample()")
-        check_requests(requests, self._max_model_len, self._facts.vocab_size)
-        from vllm import TokensPrompt
-
-        rows = [(request, i) for request in requests for i in range(request.n)]
+        queue = EngineQueue(engine, self._sampling_params, self._rollout, self._halted, self._prefill)
+        failure: Exception | None = None
+        written: list[T] = []
         with self._critical("generation failed"), _guest(), _no_garbage_collection():
-            outputs = engine.generate(
-                [TokensPrompt(prompt_token_ids=request.token_ids) for request, _ in rows],
-                [self._sampling_params(request, i) for request, i in rows],
-                use_tqdm=False,
-            )
-        rollouts = iter(outputs)
-        return [[self._rollout(request, next(rollouts)) for _ in range(request.n)] for request in requests]
+            try:
+                written = queue.follow(talks, self._check)
+            except NotTheEngine as other:
+                failure = other.error
+        if failure is not None:
+            raise failure
+        return written
+
+    def _check(self, requests: Sequence[Request]) -> None:
+        check_requests(requests, self._max_model_len, self._facts.vocab_size)
 
     def load(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Replace the weights and forget every cached prompt.
@@ -176,6 +189,7 @@ class VllmSampler:
                 )
         self._asleep = False
         self._version = version
+        self._halted.clear()
 
     def rest(self) -> None:
         """Give the GPU's memory back, weights and cache, until the next `load()`. On a CPU nothing happens."""
@@ -191,11 +205,12 @@ class VllmSampler:
                 raise RolloutError("vLLM did not reset its prefix cache")
 
     def halt(self) -> None:
-        """What is being written ends by itself."""
+        """What is being written ends at its next token, and its `sample` raises RolloutError."""
+        self._halted.set()
 
     def metrics(self) -> Mapping[str, float]:
-        """Nothing to tell."""
-        return {}
+        """Prompt tokens asked for, and those that the prefix cache had."""
+        return self._prefill.told()
 
     def close(self) -> None:
         """Free the engine; another one may be started in this process, before or after."""
@@ -259,6 +274,11 @@ class VllmSampler:
             policy_version=self._version,
             finish_reason=reason,
         )
+
+
+def _all(requests: Sequence[Request]) -> Talk[list[list[Rollout]]]:
+    """Everything in one question."""
+    return (yield requests)
 
 
 def _shut_down(engine: "LLM", learner_is_distributed: bool) -> None:

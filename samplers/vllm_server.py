@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from rlkit.adapted import AdaptedWeights
 from rlkit.errors import RolloutError
+from rlkit.talks import Talk
 from rlkit.types import Request, Rollout
 
 from .contract import check_requests
@@ -36,6 +37,7 @@ from .weights import ModelFacts, fitting_adapters, fitting_weights, read_facts
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+T = TypeVar("T")
 TransferName = Literal["auto", "file", "gloo", "nccl", "ipc"]
 REREAD_SECONDS = 2.0
 """Between two looks into a file of addresses, for servers that came later."""
@@ -142,6 +144,7 @@ class FleetOptions:
     beat_timeout: float = 30.0
     restarts: int = 5
     transfer: TransferName = "auto"
+    overlap: bool = False
     gpus: tuple[int, ...] = field(default=())
 
 
@@ -202,6 +205,7 @@ class VllmServerSampler:
             beat=options.beat,
             beat_timeout=options.beat_timeout,
             restarts=options.restarts,
+            overlap=options.overlap,
         )
         stops = self._facts.stop_ids if stop_ids is None else stop_ids
         self.fleet = Fleet(terms, self._weights, stops, say, version)
@@ -254,6 +258,12 @@ class VllmServerSampler:
         when no server is left."""
         check_requests(requests, self._max_model_len, self._facts.vocab_size)
         return self.fleet.sample(requests)
+
+    def follow(self, talks: Sequence[Talk[T]]) -> list[T]:
+        """What each talk returns; a prompt goes on as soon as its own answers are there (rlkit/talks.py)."""
+        return self.fleet.follow(
+            talks, lambda requests: check_requests(requests, self._max_model_len, self._facts.vocab_size)
+        )
 
     def submit(self, request: Request) -> "Future[list[Rollout]]":
         """One request's rollouts, as soon as they are written, beside whatever else is asked."""

@@ -16,8 +16,9 @@ baseline. Where the paper is silent (docs/papers.md lists each choice) the note 
 
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 from torch import Tensor
@@ -32,6 +33,7 @@ from rlkit.algos.tracker import Tracker
 from rlkit.batch import SURROGATES, Batch, TokenStats
 from rlkit.errors import ConfigError
 from rlkit.metrics import Metrics
+from rlkit.talks import Talk, follow
 from rlkit.types import Credit, Group, Prompt, Request, Rollout, Sample, Segment, SegmentKind, State
 
 
@@ -91,6 +93,16 @@ def skip_prompt(prompt: Prompt, segment: Rollout, cfg: SkpoConfig) -> tuple[list
     return [*head, *written, *tail], segments
 
 
+def carried_on(segment: Rollout, rest: Rollout) -> Rollout:
+    """The segment and what was written after it as one completion."""
+    start, end = segment.prompt_tokens, len(rest.token_ids)
+    return replace(
+        rest,
+        logprobs=[*segment.logprobs, *rest.completion_logprobs],
+        segments=[*segment.segments[:-1], Segment(kind="completion", start=start, end=end)],
+    )
+
+
 class Skpo(KeepsAll):
     """SKPO whole: rollouts in two phases, two objectives, one tracker; its four ablations are options."""
 
@@ -117,87 +129,41 @@ class Skpo(KeepsAll):
         return max(1, min(round(share * length), cap // 2))
 
     def collect(self, prompts: Sequence[Prompt], sample: Sample, seed: int) -> list[Group]:
-        upstream = self._upstream(prompts, sample, seed)
-        downstream = self._downstream(prompts, upstream, sample, seed)
-        own = self._own_answers(prompts, upstream, sample, seed)
-        self.steps += 1
-        return [
-            Group(prompt=q, rollouts=[s], children=[d, *o])
-            for q, s, d, o in zip(prompts, upstream, downstream, own, strict=True)
-        ]
-
-    def _upstream(self, prompts: Sequence[Prompt], sample: Sample, seed: int) -> list[Rollout]:
-        """Phase 1: G short segments of each prompt, one kept."""
+        """One talk for each prompt: phase 2 of one does not wait for phase 1 of another."""
         rng = random.Random(seed)
-        requests = [
-            Request(
-                prompt_id=prompt.id,
-                token_ids=prompt.token_ids,
-                n=self.cfg.num_generations,
-                max_tokens=self.split_position(prompt.id, rng),
-                temperature=self.sampling.temperature,
-                seed=seed_of(seed, "upstream", i),
-            )
-            for i, prompt in enumerate(prompts)
-        ]
         how = "median"
         if self.cfg.selection == "extreme":
             how = "least" if self.steps % 2 == 0 else "most"
-        kept = []
-        for drawn in sample(requests):
-            segments = [cut_early(r) for r in drawn]
-            kept.append(segments[choose_segment([r.completion_logprobs for r in segments], how)])
-        return kept
-
-    def _downstream(
-        self, prompts: Sequence[Prompt], upstream: Sequence[Rollout], sample: Sample, seed: int
-    ) -> list[Group]:
-        """Phase 2: G continuations of each [s, q]; |s| + |o| stays within the cap, and o has at least one token."""
-        inputs = [skip_prompt(q, s, self.cfg) for q, s in zip(prompts, upstream, strict=True)]
-        requests = [
-            Request(
-                prompt_id=prompt.id,
-                token_ids=token_ids,
-                n=self.cfg.num_generations,
-                max_tokens=max(1, self.sampling.max_completion_length - len(s.completion_ids)),
-                temperature=self.sampling.temperature,
-                seed=seed_of(seed, "downstream", i),
-            )
-            for i, (prompt, s, (token_ids, _)) in enumerate(zip(prompts, upstream, inputs, strict=True))
+        talks = [
+            self._talk(prompt, self.split_position(prompt.id, rng), how, partial(seed_of, seed), i)
+            for i, prompt in enumerate(prompts)
         ]
-        groups = []
-        for prompt, (token_ids, segments), drawn in zip(prompts, inputs, sample(requests), strict=True):
-            rollouts = [replace(r, segments=[*segments, r.segments[-1]]) for r in drawn]
-            groups.append(Group(prompt=replace(prompt, token_ids=token_ids), rollouts=rollouts))
+        groups = follow(talks, sample)
+        self.steps += 1
         return groups
 
-    def _own_answers(
-        self, prompts: Sequence[Prompt], upstream: Sequence[Rollout], sample: Sample, seed: int
-    ) -> list[list[Group]]:
-        """Ablation `w/o MC`: each segment's own answer, carried on from q and s; it is judged but not trained."""
-        if self.cfg.upstream_reward == "mc":
-            return [[] for _ in prompts]
-        requests = [
-            Request(
-                prompt_id=prompt.id,
-                token_ids=s.token_ids,
-                n=1,
-                max_tokens=max(1, self.sampling.max_completion_length - len(s.completion_ids)),
-                temperature=self.sampling.temperature,
-                seed=seed_of(seed, "own", i),
-            )
-            for i, (prompt, s) in enumerate(zip(prompts, upstream, strict=True))
+    def _talk(
+        self, prompt: Prompt, split: int, how: str, seed: Callable[[str, int], int], i: int
+    ) -> Talk[Group]:
+        """Phase 1: G short segments, one kept. Phase 2: G continuations of [s, q]; |s| + |o| stays within the cap, and o has at
+        least one token. Ablation `w/o MC`: also s's own answer, carried on from q and s; it is judged but not trained."""
+        ask = partial(Request, prompt_id=prompt.id, temperature=self.sampling.temperature)
+        count = self.cfg.num_generations
+        (drawn,) = yield [
+            ask(token_ids=prompt.token_ids, n=count, max_tokens=split, seed=seed("upstream", i))
         ]
-        whole = []
-        for prompt, s, (r,) in zip(prompts, upstream, sample(requests), strict=True):
-            start, end = s.prompt_tokens, len(r.token_ids)
-            answer = replace(
-                r,
-                logprobs=[*s.logprobs, *r.completion_logprobs],
-                segments=[*s.segments[:-1], Segment(kind="completion", start=start, end=end)],
-            )
-            whole.append([Group(prompt=prompt, rollouts=[answer])])
-        return whole
+        segments = [cut_early(r) for r in drawn]
+        s = segments[choose_segment([r.completion_logprobs for r in segments], how)]
+        token_ids, parts = skip_prompt(prompt, s, self.cfg)
+        rest = max(1, self.sampling.max_completion_length - len(s.completion_ids))
+        asked = [ask(token_ids=token_ids, n=count, max_tokens=rest, seed=seed("downstream", i))]
+        if self.cfg.upstream_reward != "mc":
+            asked.append(ask(token_ids=s.token_ids, n=1, max_tokens=rest, seed=seed("own", i)))
+        answers, *own = yield asked
+        rollouts = [replace(r, segments=[*parts, r.segments[-1]]) for r in answers]
+        children = [Group(prompt=replace(prompt, token_ids=token_ids), rollouts=rollouts)]
+        children += [Group(prompt=prompt, rollouts=[carried_on(s, r)]) for (r,) in own]
+        return Group(prompt=prompt, rollouts=[s], children=children)
 
     # -- whom to credit ----------------------------------------------------------------------------------------------
 

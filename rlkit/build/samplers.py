@@ -51,6 +51,7 @@ def make_sampler(
     version: int,
     base: Path | None = None,
     adapters: bool = False,
+    overlap: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Sampler:
     """The sampler with the weights in `folder`, which have seen `version` updates.
@@ -58,6 +59,7 @@ def make_sampler(
     max_tokens: the longest prompt and completion together
     base: a folder with the same model that stays while the run goes on, as a checkpoint does not: servers start from it
     adapters: the learner trains adapters, and servers are to get those alone
+    overlap: the learner's weights move while it writes
     say: told when a server comes and goes
     """
     length = max_tokens + SLACK_TOKENS
@@ -70,7 +72,9 @@ def make_sampler(
     shared: dict[str, Any] = {"stop_ids": stop_ids(place, None) or None, "version": version}
     name = sampler_name(cfg.name)
     if is_fleet(name):
-        return _make_fleet(cfg, model, folder, base or folder, length, adapters, shared | {"say": say})
+        return _make_fleet(
+            cfg, model, folder, base or folder, length, adapters, overlap, shared | {"say": say}
+        )
     shared |= {
         "dtype": model.dtype,
         "max_model_len": length,
@@ -112,6 +116,7 @@ def _make_fleet(
     base: Path,
     length: int,
     adapters: bool,
+    overlap: bool,
     more: dict[str, Any],
 ) -> Sampler:
     """A fleet of servers: the user's, children of this process, or actors on a Ray cluster."""
@@ -125,6 +130,7 @@ def _make_fleet(
         start_timeout=cfg.start_timeout,
         restarts=cfg.restarts,
         transfer=cfg.transfer,
+        overlap=overlap,
         gpus=gpus,
     )
     spec = server_spec(cfg, model, str(base.resolve()), length, adapters)

@@ -267,6 +267,7 @@ def run(
                     version=start.updates,
                     base=folder,
                     adapters=lora,
+                    overlap=cfg.async_steps > 0,
                     say=partial(console.print, soft_wrap=True, highlight=False, markup=False),
                 ),
             )

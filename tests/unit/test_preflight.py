@@ -1,6 +1,7 @@
 """The plan of a run: arithmetic in words, memory against hand-worked numbers, the gold answer, untrusted text."""
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from rlkit import memory, preflight
 from rlkit.algo_config import AlgoConfig
 from rlkit.algo_own import SkpoConfig, SpoConfig, VinePpoConfig
-from rlkit.algo_presets import DapoConfig
+from rlkit.algo_presets import DapoConfig, GrpoConfig
 from rlkit.config import (
     LearnerConfig,
     LogConfig,
@@ -533,3 +534,28 @@ def test_a_plan_is_written_as_it_is_shown() -> None:
     assert "Batch\n  32 prompts x 8 = 256 rollouts -> 1 update of 256\n" in text
     assert "  two\n  lines\n" in text
     assert text.endswith("\nready to train")
+
+
+def test_overlap_is_told_with_its_age_its_correction_and_what_it_costs() -> None:
+    assert "Overlap" not in [section.title for section in planned().sections]
+    on_cpu = planned(config(async_steps=2, mini_batches=2))
+    told = "\n".join(lines(on_cpu, "Overlap"))
+    assert "step t + 2 are written while step t trains, so answers are 2 steps (4 updates) old" in told
+    assert "off-policy correction: sequence, mask at 3" in told and "bit for bit, on a CPU" in told
+    assert on_cpu.ready and not [w for w in on_cpu.warnings if "async-steps" in w]
+    uncorrected = planned(config(async_steps=1, algo=GrpoConfig(importance_sampling_correction=False)))
+    assert any("async-steps 1 without off-policy correction" in w for w in uncorrected.warnings)
+    refused = planned(config(async_steps=1), ranks=4)
+    assert not refused.ready and refused.problems[0].startswith("async-steps 1 with 4 ranks")
+
+
+def test_an_overlapped_engine_on_the_learner_s_gpu_never_sleeps() -> None:
+    asleep, awake = (planned(config(async_steps=k), machine=GPU, place=HUB) for k in (0, 1))
+    peaks = [
+        next(line for line in lines(plan, "Memory") if line.startswith(("peak", "together")))
+        for plan in (asleep, awake)
+    ]
+    assert peaks[0].startswith("peak") and peaks[1].startswith("together")
+    gib = [float(re.search(r"([\d.]+) GiB", line)[1]) for line in peaks]  # type: ignore[index]
+    assert gib[1] > gib[0]
+    assert any("on one GPU" in w for w in awake.warnings)

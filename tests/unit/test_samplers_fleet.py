@@ -24,6 +24,7 @@ from rlkit.samplers.servers import Address, LocalServer, announce
 from rlkit.samplers.transfer import FileTransfer
 from rlkit.samplers.vllm_command import ServerSpec
 from rlkit.samplers.vllm_server import FleetOptions, VllmServerSampler
+from rlkit.talks import Talk
 from rlkit.types import Request, Rollout
 from tests.fake_server import logprob, token
 from tests.fakes import KEY, PATIENCE, ROOT, Fakes, call, child_of, fault, wait_for, weights_print
@@ -160,6 +161,43 @@ def test_a_request_can_be_submitted_alone(opened: Open) -> None:
     requests = asks(3)
     futures = [bench.sampler.submit(request) for request in requests]
     bench.require_right(requests, [future.result(PATIENCE) for future in futures])
+
+
+def spoken(request: Request) -> Talk[list[list[Rollout]]]:
+    """The same prompt twice; the second time with its first answer in front of it."""
+    (first,) = yield [request]
+    again = replace(request, token_ids=first[0].token_ids, seed=request.seed + 1000)
+    (second,) = yield [again]
+    return [first, second]
+
+
+def test_a_prompt_goes_on_while_another_waits_and_a_halt_ends_them_all(opened: Open) -> None:
+    """One of two prompts meets an answer that takes 30 s. The other comes to its end meanwhile."""
+    bench = opened(replicas=1)
+    requests = asks(2, n=1)
+    for talk in bench.sampler.follow([spoken(request) for request in requests]):
+        first, second = talk
+        again = replace(asks(1)[0], prompt_id=first[0].prompt_id, token_ids=first[0].token_ids, n=1)
+        bench.require_right([replace(again, seed=1000 + 100 + int(first[0].prompt_id[1:]))], [second])
+    ended, failures = threading.Event(), []
+
+    def told(request: Request) -> Talk[None]:
+        yield from spoken(request)
+        ended.set()
+
+    def ask() -> None:
+        try:
+            bench.sampler.follow([told(request) for request in requests])
+        except RolloutError as error:
+            failures.append(str(error))
+
+    fault(bench.server(0), "slow")
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert ended.wait(PATIENCE)
+    bench.sampler.halt()
+    thread.join(PATIENCE)
+    assert failures == ["this sampler was halted; load() weights before the next sample()"]
 
 
 def test_a_server_that_is_killed_in_the_middle_is_replaced_and_nothing_is_lost(

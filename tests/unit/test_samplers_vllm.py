@@ -4,6 +4,7 @@ import gc
 import os
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from transformers import Qwen2ForCausalLM
 
 from rlkit.errors import ModelError, RolloutError
+from rlkit.talks import Talk, in_rounds
 from rlkit.types import Request
 from tests.models import save_tiny_model
 
@@ -124,3 +126,69 @@ def test_a_start_that_fails_says_why(folder: Path) -> None:
     sampler = start(folder)
     assert len(greedy(sampler)) == 16
     sampler.close()
+
+
+def spoken(prompt: str, first: int, told: list[str]) -> Talk[list[list[int]]]:
+    """Two questions; the second begins with an answer to the first, which has `first` tokens."""
+    ask = Request(
+        prompt_id=prompt, token_ids=list(range(20, 60)), n=2, max_tokens=first, temperature=1.0, seed=first
+    )
+    (answers,) = yield [ask]
+    told.append(f"{prompt} goes on")
+    more = yield [replace(ask, token_ids=answers[1].token_ids, max_tokens=3, n=1)]
+    told.append(f"{prompt} is done")
+    return [r.token_ids for of in more for r in of]
+
+
+def test_a_prompt_goes_on_as_soon_as_its_own_answers_are_there(sampler: VllmSampler) -> None:
+    """The long one has 30 tokens to write when the short one asks for 3 more; what is written is the same in rounds."""
+    told: list[str] = []
+    together = sampler.follow([spoken("long", 30, told), spoken("short", 2, told)])
+    assert told == ["short goes on", "short is done", "long goes on", "long is done"]
+    # 40 tokens and 42 to 70: three questions of two prompts, of which whole blocks of 32 are read once.
+    assert sampler.metrics() == {
+        "sampler/prompt_tokens": 4 * 40 + 42 + 70,
+        "sampler/cached_tokens": 3 * 32 + 32 + 64,
+    }
+    sampler.forget()
+    assert in_rounds([spoken("long", 30, told), spoken("short", 2, told)], sampler.sample) == together
+
+
+def test_what_fails_in_a_talk_and_what_is_halted_leave_the_engine_as_it_was(
+    folder: Path, sampler: VllmSampler
+) -> None:
+    short = Request(prompt_id="a", token_ids=[20], n=1, max_tokens=2, temperature=1.0, seed=0)
+
+    def fails() -> Talk[None]:
+        yield [short]
+        raise KeyError("mine")
+
+    def halts() -> Talk[None]:
+        yield [short]
+        sampler.halt()
+
+    before = greedy(sampler)
+    with pytest.raises(KeyError, match="mine"):
+        sampler.follow([spoken("long", 30, []), fails()])
+    with pytest.raises(RolloutError, match="takes at most 128"):
+        sampler.sample([replace(short, max_tokens=500)])
+    assert greedy(sampler) == before
+    with pytest.raises(RolloutError, match="halted; load"):
+        sampler.follow([spoken("long", 30, []), halts()])
+    with pytest.raises(RolloutError, match="halted; load"):
+        greedy(sampler)
+    sampler.load(Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict(), version=1)
+    assert greedy(sampler) == before
+
+
+@pytest.mark.slow
+def test_the_engine_keeps_its_weights_when_the_learner_s_move_on(sampler: VllmSampler, folder: Path) -> None:
+    """With --async-steps the optimizer steps while the engine writes."""
+    model = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    sampler.load(model.state_dict(), version=1)
+    before = greedy(sampler)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    sampler.forget()
+    assert greedy(sampler) == before
