@@ -95,8 +95,8 @@ ir.ops.fused_add_rms_norm.register_impl(PROVIDER, supports_args=_add_norm_fits, 
 )
 
 
-@SiluAndMul.register_oot  # type: ignore[untyped-decorator]
-class FusedSiluAndMul(SiluAndMul):
+@SiluAndMul.register_oot
+class FusedSiluAndMul(SiluAndMul):  # type: ignore[misc]
     """silu(left half) * right half, in one pass."""
 
     def forward_cpu(self, x: Tensor) -> Tensor:
