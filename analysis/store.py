@@ -16,8 +16,9 @@ runs/NAME/
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,7 +39,7 @@ class Reporter(Protocol):
 
     name: str
 
-    def log(self, values: dict[str, float], step: int | None = None) -> None: ...
+    def log(self, values: dict[str, float], step: int) -> None: ...
     def finish(self) -> None: ...
 
 
@@ -122,16 +123,17 @@ class Store:
             for name, value in metrics.items():
                 self._events.add_scalar(name, value, step)
         for reporter in list(self._reporters):
-            try:
-                reporter.log(dict(metrics), step=step)
-            except (
-                Exception
-            ) as error:  # a service that is down, or a full quota: every package has its own names for it
-                self._reporters.remove(reporter)
-                print(
-                    f"rlkit: --report-to {reporter.name}: {printable(str(error))}; the run goes on without it",
-                    file=sys.stderr,
-                )
+            self._tell(reporter, partial(reporter.log, dict(metrics), step=step))
+
+    def _tell(self, reporter: "Reporter", what: Callable[[], None]) -> None:
+        try:
+            what()
+        except (
+            Exception
+        ) as error:  # a service that is down, or a full quota: every package has its own names for it
+            self._reporters.remove(reporter)
+            words = f"rlkit: --report-to {reporter.name}: {printable(str(error))}; the run goes on without it"
+            print(words, file=sys.stderr)
 
     def _histogram(self, name: str, values: Any, step: int) -> None:
         if self._events is not None and len(values):
@@ -212,8 +214,8 @@ class Store:
             self._metrics.close()
         if self._events is not None:
             self._events.close()
-        for reporter in self._reporters:
-            reporter.finish()
+        for reporter in list(self._reporters):
+            self._tell(reporter, reporter.finish)
         self._lock.release()
 
     def _truncate(self, steps: int) -> None:

@@ -234,8 +234,9 @@ def run(
         run = open_run(where, ready.cfg, ready.data, ranks, console, resume=resume is not None)
         cfg, store, start, saved = run.cfg, run.store, run.start, run.saved
         open_things.enter_context(closing(store))
-        if isinstance(store, Store):
-            store.report_to(build.make_reporters(cfg, store.folder))
+        if isinstance(store, Store) and cfg.log.reporters:
+            with console.status(f"starting {', '.join(cfg.log.reporters)}"):  # mlflow alone: three seconds
+                store.report_to(build.make_reporters(cfg, store.folder))
         folder = build.model_folder(ready.place, ready.task, console)
         weights = saved or folder
         algo = build.make_algorithm(
