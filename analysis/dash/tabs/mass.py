@@ -205,7 +205,7 @@ def _lines(
         for run in runs
         for name, kind, dash in names
     ]
-    return chart(title, base.lines(lines, "step", y), words, WAIT)
+    return chart(title, base.lines(lines, "step", y, share=y.startswith("share")), words, WAIT)
 
 
 def distributions(run: Run, step: int) -> list[Any]:

@@ -72,7 +72,7 @@ def now(board: Board, runs: Sequence[Run]) -> list[Any]:
             chart(
                 "Reward",
                 curve("reward", "mean reward"),
-                "Mean reward of a step's answers. Faint: each step; bold: running mean.",
+                f"Mean reward of a step's answers.{_smoothed(runs)}",
                 NO_STEP,
             ),
             chart(
@@ -85,13 +85,13 @@ def now(board: Board, runs: Sequence[Run]) -> list[Any]:
             chart(
                 "Entropy",
                 curve("entropy", "nats per token", from_zero=True),
-                "Of the policy at trained tokens. A fall to 0 means that it no longer tries anything.",
+                f"Of the policy at trained tokens. A fall to 0 means that it no longer tries anything.{_smoothed(runs)}",
                 NO_STEP,
             ),
             chart(
                 "Length",
                 curve("completions/mean_length", "tokens", from_zero=True),
-                "Mean tokens of an answer.",
+                f"Mean tokens of an answer.{_smoothed(runs)}",
                 NO_STEP,
             ),
         ),
@@ -202,3 +202,8 @@ def _figures(run: Run) -> list[tuple[str, str]]:
 def _window(runs: Sequence[Run]) -> int:
     """Steps of a running mean: a fiftieth of the longest run."""
     return max(1, max((run.records.length for run in runs), default=0) // 50)
+
+
+def _smoothed(runs: Sequence[Run]) -> str:
+    window = _window(runs)
+    return "" if window == 1 else f" Faint: each step; bold: the mean of {window:,} around it."

@@ -25,7 +25,8 @@ def page(board: Board, runs: Sequence[Run]) -> list[Any]:
 
     def lines(name: str, y: str, x: str | None = None) -> Any:
         drawn = [base.Line(r.name, *_pair(r, name, x), base.colour(board.colour_of(r.name))) for r in runs]
-        return base.lines(drawn, TOKENS if x else "step", y, smooth=window, from_zero=True)
+        share = y.startswith("share")
+        return base.lines(drawn, TOKENS if x else "step", y, smooth=window, from_zero=True, share=share)
 
     totals = [{phase: float(v.sum()) for phase, v in _phases(run)[1].items()} for run in runs]
     each = [
@@ -63,7 +64,7 @@ def page(board: Board, runs: Sequence[Run]) -> list[Any]:
             chart(
                 "Verifier",
                 lines("verifier/busy", "share of its time"),
-                "How busy the verifier's processes are while they are asked; near 1: more --reward.workers would help.",
+                "How busy the verifier's processes are while they are asked; near 100 %: more --reward.workers would help.",
                 NOTHING,
             ),
         ),
