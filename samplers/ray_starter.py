@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import RayError
 
 from rlkit.errors import RolloutError
@@ -104,16 +105,12 @@ class RayStarter:
         self._joined = not ray.is_initialized()
         if self._joined:
             address = os.environ.get("RAY_ADDRESS")
-            local = {"num_cpus": max(replicas, os.cpu_count() or 1)} if address is None else {}
             try:
-                _require_answer(address)
-                ray.init(
-                    address=address or "local",
-                    include_dashboard=False if address is None else None,
-                    log_to_driver=False,
-                    logging_level="warning",
-                    **local,
-                )
+                if address is None:
+                    _start_cluster(max(replicas, os.cpu_count() or 1))
+                else:
+                    _require_answer(address)
+                    ray.init(address=address, log_to_driver=False, logging_level="warning")
             except (RayError, OSError, RuntimeError, ValueError) as error:
                 raise RolloutError(
                     f"--sampler ray: no cluster at RAY_ADDRESS = {address!r} ({type(error).__name__}: {error}); start one with "
@@ -148,8 +145,32 @@ class RayStarter:
         return RayServer(url, key, actor, actor.wait.remote())
 
 
-def _require_answer(address: str | None) -> None:
+def _start_cluster(num_cpus: int) -> None:
+    """A cluster of this process alone, on loopback. On Linux Ray would listen on all interfaces, and whoever reaches it may run code.
+
+    What keeps it on loopback is the switch by which Ray does so on other systems: in this process it was read at the import, and
+    Ray's own processes read the variable.
+    """
+    name: str = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before, was_set = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(name)
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"
+    try:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",  # it warns that a cluster without tokens is open to the network
+        )
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        os.environ.pop(name)
+        if was_set is not None:
+            os.environ[name] = was_set
+
+
+def _require_answer(address: str) -> None:
     """Raise OSError when nobody listens at HOST:PORT: Ray itself would try for minutes."""
-    host, _, port = (address or "").rpartition(":")
+    host, _, port = address.rpartition(":")
     if host and port.isdigit() and "/" not in host:
         socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()

@@ -1,5 +1,6 @@
 """Whether processes that somebody else started have ended."""
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,32 @@ def descendants(process: int) -> list[int]:
         grown = [child for child, parent in parents.items() if parent in grown]
         found += grown
     return found
+
+
+def listening(processes: Sequence[int]) -> set[str]:
+    """The addresses on which these processes take connections, "loopback" for those that only this machine reaches."""
+    inodes = set()
+    for process in processes:
+        for link in list(Path(f"/proc/{process}/fd").glob("*")):
+            try:
+                name = os.readlink(link)
+            except OSError:  # it was closed just now
+                continue
+            if name.startswith("socket:["):
+                inodes.add(name[8:-1])
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            address, state, inode = (line.split()[i] for i in (1, 3, 9))
+            if state == "0A" and inode in inodes:
+                found.add(LOOPBACK.get(address.rpartition(":")[0], address))
+    return found
+
+
+LOOPBACK = dict.fromkeys(
+    ("0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"), "loopback"
+)
+"""127.0.0.1, the same as an address of version 6, and ::1."""
 
 
 def _runs(process: int) -> bool:

@@ -2,6 +2,7 @@
 (tests/fake_server.py); a real vLLM server under Ray keeps the contract in test_samplers.py."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from rlkit.samplers.vllm_command import ServerSpec  # noqa: E402
 from rlkit.samplers.vllm_server import FleetOptions, VllmServerSampler  # noqa: E402
 from tests.fakes import ROOT, Fakes, wait_for  # noqa: E402
 from tests.models import save_tiny_model, tiny_model  # noqa: E402
-from tests.processes import members_of  # noqa: E402
+from tests.processes import descendants, listening, members_of, require_gone  # noqa: E402
 from tests.unit.test_samplers_fleet import Bench, asks, weights_print  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -89,6 +90,26 @@ def test_servers_are_spread_and_a_lost_node_is_made_up_for(cluster: Any, tmp_pat
     finally:
         sampler.close()
     wait_for(lambda: not any(members_of(group) for group in nodes_of(tmp_path)))
+
+
+def test_a_cluster_of_the_runs_own_is_on_loopback_and_ends_with_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    there = set(descendants(os.getpid()))
+    Fakes(tmp_path, save_tiny_model(tmp_path / "model", seed=0, tied=True), 64, "w")  # writes facts.json
+    spec = ServerSpec(model=str(tmp_path), dtype="float32", max_model_len=256, on_gpu=False)
+    starter = RayStarter(spec, 1, start=start_fake)
+    try:
+        server = starter.launch(0)()
+        assert server.url.startswith("http://127.0.0.1:") and server.alive()
+        own = set(descendants(os.getpid())) - there
+        assert len(own) >= 4, "Ray's own, an actor, a keeper and a server"
+        assert listening(sorted(own)) == {"loopback"}
+    finally:
+        starter.close()
+    require_gone(sorted(own))
 
 
 def test_a_cluster_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

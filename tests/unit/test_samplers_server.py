@@ -4,7 +4,6 @@ minute, so the whole file shares two, and every test leaves two that are whole."
 import importlib.util
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from rlkit.samplers.vllm_command import ServerSpec
 from rlkit.samplers.vllm_server import FleetOptions, LocalStarter, VllmServerSampler
 from rlkit.types import Request, Rollout
 from tests.models import save_tiny_model, tiny_model
-from tests.processes import members_of, require_gone
+from tests.processes import listening, members_of, require_gone
 from tests.unit.test_samplers import ask, flat, greedy, largest_gap, prompt
 
 pytestmark = [
@@ -235,23 +234,7 @@ def test_nothing_but_health_is_answered_without_the_key_and_only_on_loopback(fle
             )
         for path in ("/v1/models", "/metrics", "/weight_info", "/docs"):
             assert httpx.get(url + path, headers=key).status_code == 401, path
-    inodes = set()
-    for process in fleet.processes(life):
-        for link in Path(f"/proc/{process}/fd").iterdir():
-            try:
-                name = os.readlink(link)
-            except OSError:
-                continue
-            if name.startswith("socket:["):
-                inodes.add(name[8:-1])
-    listening = []
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in Path(table).read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and fields[9] in inodes:
-                listening.append(fields[1].rpartition(":")[0])
-    loopback = {socket.inet_aton("127.0.0.1")[::-1].hex().upper()}
-    assert listening and set(listening) <= loopback, listening
+    assert listening(fleet.processes(life)) == {"loopback"}
 
 
 def test_a_server_killed_in_the_middle_of_writing_is_replaced(fleet: Fleet) -> None:
