@@ -87,7 +87,7 @@ def campaign(folder: Path, faults: int, steps: int, seed: int) -> Counter[str]:
     dice = random.Random(seed)
     plan = Faults(dice, set(dice.sample(range(1, steps), min(faults, steps - 1))), steps)
     words = f"--steps {steps} --sampler vllm-server --sampler.replicas {SERVERS} --output-dir run"
-    patience = "--sampler.deadline 20 --sampler.restarts 1000 --sampler.start-timeout 900 --sampler.kv-cache-memory 64"
+    patience = "--sampler.deadline 20 --sampler.restarts 1000 --sampler.start-timeout 300 --sampler.kv-cache-memory 64"
     train(*words.split(), *patience.split(), before=plan.before, after=plan.after)
     require_whole(folder / "run", steps)
     (saved,) = (folder / "run/checkpoints").glob("step-*")
