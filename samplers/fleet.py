@@ -23,7 +23,7 @@ from .balance import Balance, Part, part_size, parts_of
 from .beside import aside
 from .lives import Launch, Life, Terms, Weights
 from .roster import Roster
-from .worker_http import IDLE_SECONDS, Answer, WorkerFault
+from .worker_http import Answer, Connections, WorkerFault
 
 T = TypeVar("T")
 
@@ -213,20 +213,15 @@ class Fleet:
 
     async def _open(self) -> Roster:
         try:
-            import httpx
+            self._connections = Connections()
         except ImportError as error:
             raise ConfigError(
                 "a fleet of servers is asked over HTTP, and httpx is not installed; `pip install 'rlvrkit[remote]'`"
             ) from error
-        limits = httpx.Limits(
-            max_connections=None, max_keepalive_connections=512, keepalive_expiry=IDLE_SECONDS
-        )
-        # trust_env: a proxy for the internet is no way to a server in this room.
-        self._client = httpx.AsyncClient(limits=limits, timeout=None, trust_env=False)
         return Roster(
             self.terms,
             self.weights,
-            self._client,
+            self._connections,
             on_ready=self._on_ready,
             on_lost=self._on_lost,
             say=self._say,
@@ -236,7 +231,7 @@ class Fleet:
         for _, _, turn in self._queue:
             turn.cancel()
         await self._roster.close()
-        await self._client.aclose()
+        await self._connections.close()
 
     async def _until_ready(self, count: int) -> None:
         async with self._roster.stillness():

@@ -14,17 +14,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rlkit.errors import RlkitError, RolloutError
 
 from .beside import aside
 from .lives import Launch, Life, Member, Server, Terms, Weights
 from .server_facts import check_facts, last_error
-from .worker_http import HttpWorker, WeightCalls, WorkerFault
-
-if TYPE_CHECKING:
-    import httpx
+from .worker_http import Connections, HttpWorker, WeightCalls, WorkerFault
 
 POLL_SECONDS = 0.2
 """Between two looks at whether a server's process lives, or a starting one answers."""
@@ -47,13 +44,13 @@ class Roster:
         self,
         terms: Terms,
         weights: Weights,
-        client: "httpx.AsyncClient",
+        connections: Connections,
         *,
         on_ready: Callable[[Life], None],
         on_lost: Callable[[Life], None],
         say: Callable[[str], None],
     ) -> None:
-        self.terms, self.weights, self._client = terms, weights, client
+        self.terms, self.weights, self._connections = terms, weights, connections
         self._on_ready, self._on_lost, self._say = on_ready, on_lost, say
         self.members: list[Member] = []
         self.lives: set[Life] = set()
@@ -193,7 +190,7 @@ class Roster:
 
     async def _joined(self, member: Member, server: Server) -> Life:
         """A server that answers, has our model and the current weights."""
-        worker = HttpWorker(server.url, server.key, self._client)
+        worker = HttpWorker(server.url, server.key, self._connections)
         until = time.monotonic() + self.terms.start_timeout
         while not await worker.healthy(ASK_SECONDS):
             if not server.alive():
