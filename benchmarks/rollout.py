@@ -9,7 +9,7 @@
     hf        VllmSampler against transformers.generate (HfSampler's own loop is not timed: plain generate to the longest)
     servers   one vLLM server against two, and against the engine in this process
     weights   one update: in this process, by file, over gloo; and of an adapter of rank 16 alone
-    skpo      SKPO's two phases against GRPO's one at equal sampled tokens; goal 1.10
+    skpo      SKPO's two phases against GRPO's one at equal sampled tokens; goal 1.10 (and with a barrier between them)
     affinity  prompt tokens read by two servers: each prompt on one of them, on any, and without a prefix cache
 
 The sides of a part take turns in one run, in an order that is turned round every time; medians and the spread are shown.
@@ -45,6 +45,7 @@ from rlkit.samplers.transfer import Transfer
 from rlkit.samplers.vllm_command import ServerSpec
 from rlkit.samplers.vllm_engine import VllmSampler
 from rlkit.samplers.vllm_server import FleetOptions, TransferName, VllmServerSampler
+from rlkit.talks import Talk, in_rounds
 from rlkit.tiny import make_tokenizer
 from rlkit.types import Request
 
@@ -419,36 +420,41 @@ def with_adapter(weights: Mapping[str, Tensor], rank: int) -> AdaptedWeights:
 def measure_skpo(rig: Rig, load: Load, repeats: int) -> tuple[Table, dict[str, Any]]:
     """One step's sampling: G answers of T tokens; or G segments of T/3, one kept, and G continuations of 2T/3 after [s, q].
 
-    Both sample the same number of tokens; SKPO has a barrier between its phases, and reads s once more.
+    T differs from prompt to prompt. All sides sample the same number of tokens; SKPO reads s once more.
     """
-    load = fewer(load)
-    whole = replace(load, shortest=load.longest, longest=load.longest)
-    first, rest = load.longest // 3, load.longest - load.longest // 3
-
-    def grpo(sampler: VllmSampler, turn: int) -> None:
-        sampler.sample(whole.requests(1000 * turn))
-
-    def skpo(sampler: VllmSampler, turn: int) -> None:
-        requests = [replace(r, max_tokens=first) for r in whole.requests(500 + 1000 * turn)]
-        drawn = sampler.sample(requests)
-        sampler.sample(
-            [
-                replace(r, token_ids=[*group[0].completion_ids, *r.token_ids], max_tokens=rest)
-                for r, group in zip(requests, drawn, strict=True)
-            ]
-        )
-
     sampler = rig.engine()
-    seconds = turns(
-        {"grpo": lambda turn: grpo(sampler, turn), "skpo": lambda turn: skpo(sampler, turn)}, repeats
-    )
-    over = [a / b for a, b in zip(seconds["skpo"], seconds["grpo"], strict=True)]
-    table = table_of(
-        f"a step's sampling, {tokens_of(whole.requests()):,} tokens", ["", "seconds", "over grpo"]
-    )
-    table.add_row("grpo", spread(seconds["grpo"], 2), "1")
-    table.add_row("skpo", spread(seconds["skpo"], 2), spread(over, 2))
-    return table, {"skpo_over_grpo": statistics.median(over)}
+
+    def talk(request: Request) -> Talk[None]:
+        """A prompt's two phases."""
+        first = request.max_tokens // 3
+        ((kept, *_),) = yield [replace(request, max_tokens=first)]
+        after = [*kept.completion_ids, *request.token_ids]
+        yield [replace(request, token_ids=after, max_tokens=request.max_tokens - first)]
+
+    def talks(turn: int) -> list[Talk[None]]:
+        return [talk(request) for request in load.requests(1000 * turn)]
+
+    def alone(work: Callable[[int], object], turn: int) -> None:
+        """The sides ask the same in one turn, so none may find what another one read."""
+        sampler.forget()
+        work(turn)
+
+    sides: dict[str, Callable[[int], object]] = {
+        "grpo": lambda turn: sampler.sample(load.requests(1000 * turn)),
+        "skpo": lambda turn: sampler.follow(talks(turn)),
+        "skpo, phase after phase": lambda turn: in_rounds(talks(turn), sampler.sample),
+    }
+    seconds = turns({name: partial(alone, work) for name, work in sides.items()}, repeats)
+    over = {
+        name: [a / b for a, b in zip(times, seconds["grpo"], strict=True)] for name, times in seconds.items()
+    }
+    table = table_of("a step's sampling, the same tokens on all sides", ["", "seconds", "over grpo"])
+    for name, times in seconds.items():
+        table.add_row(name, spread(times, 2), spread(over[name], 2))
+    return table, {
+        "skpo_over_grpo": statistics.median(over["skpo"]),
+        "skpo_in_phases_over_grpo": statistics.median(over["skpo, phase after phase"]),
+    }
 
 
 def measure_affinity(rig: Rig, load: Load, repeats: int) -> tuple[Table, dict[str, Any]]:
