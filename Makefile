@@ -27,7 +27,7 @@ TEST := $(VENV)/.test-$(VLLM)
 TEST_WORKERS ?= 2
 test: export GOMP_SPINCOUNT ?= 0
 
-CAMPAIGN := $(addprefix benchmarks/,checkpoint.py rollout.py learns.py parity_trl.py learner.py logprobs.py time_to_reward.py stage_detector.py two_stage.py eval_coverage.py code_rewards.py verifiers.py verifier_pool.py tracking.py soak.py fuzz.py dash.py)
+CAMPAIGN := $(addprefix benchmarks/,checkpoint.py rollout.py overlap.py learns.py parity_trl.py learner.py logprobs.py time_to_reward.py stage_detector.py two_stage.py eval_coverage.py code_rewards.py verifiers.py verifier_pool.py tracking.py soak.py fuzz.py dash.py)
 
 # Tests that read real data find it through RLKIT_DATA alone, and are skipped without it.
 ifneq ($(wildcard ../shared/data),)

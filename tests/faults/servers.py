@@ -2,6 +2,7 @@
 
     python -m tests.faults.servers                      20 faults in 30 steps, two servers: a quarter of an hour on two cores
     python -m tests.faults.servers --faults 3 --steps 6
+    python -m tests.faults.servers --async-steps 1      with the next step's rollouts beside each update
 
 Each fault meets one server at random: any of its processes gets SIGKILL or SIGSTOP, at a random moment of an update or of the
 sampling after it. At the end every step is there and every group was trained once; the log-probs of every step are the learner's;
@@ -81,15 +82,16 @@ class Faults:
         self.done[f"{how.name} in {moment}"] += 1
 
 
-def campaign(folder: Path, faults: int, steps: int, seed: int) -> Counter[str]:
+def campaign(folder: Path, faults: int, steps: int, seed: int, async_steps: int = 0) -> Counter[str]:
     """Run it in this folder, which is the working directory. Fails where something is not as it should be."""
     save_tiny_model(folder / "model", seed=0, tied=True)
     dice = random.Random(seed)
     plan = Faults(dice, set(dice.sample(range(1, steps), min(faults, steps - 1))), steps)
     words = f"--steps {steps} --sampler vllm-server --sampler.replicas {SERVERS} --output-dir run"
     patience = "--sampler.deadline 20 --sampler.restarts 1000 --sampler.start-timeout 300 --sampler.kv-cache-memory 64"
+    words += f" --async-steps {async_steps}"
     train(*words.split(), *patience.split(), before=plan.before, after=plan.after)
-    require_whole(folder / "run", steps)
+    require_whole(folder / "run", steps, async_steps)
     (saved,) = (folder / "run/checkpoints").glob("step-*")
     assert plan.answers == [expected(saved)] * SERVERS, "each server has the learner's weights"
     rows = read_metrics(folder / "run")
@@ -99,13 +101,13 @@ def campaign(folder: Path, faults: int, steps: int, seed: int) -> Counter[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    for name, default in (("faults", 20), ("steps", 30), ("seed", 0)):
+    for name, default in (("faults", 20), ("steps", 30), ("seed", 0), ("async-steps", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)
         try:
-            counts = campaign(Path(place), args.faults, args.steps, args.seed)
+            counts = campaign(Path(place), args.faults, args.steps, args.seed, args.async_steps)
         finally:
             os.chdir("/")
     print(", ".join(f"{name} {count}" for name, count in sorted(counts.items())))

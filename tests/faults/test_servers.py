@@ -9,10 +9,11 @@ from tests.faults.servers import campaign
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.parametrize("async_steps", [0, 1])
 def test_servers_that_fail_at_random_cost_time_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    async_steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("vllm")
     monkeypatch.chdir(tmp_path)
-    counts = campaign(tmp_path, faults=4, steps=8, seed=1)
+    counts = campaign(tmp_path, faults=4, steps=8, seed=1, async_steps=async_steps)
     assert counts["lost"] >= 1

@@ -362,3 +362,29 @@ def test_a_run_is_measured_once(tmp_path: Path) -> None:
     assert sum(runs["skpo"][0]["mass"][name][-1] for name in ROLES.values()) == pytest.approx(1, abs=0.02)
     assert not (tmp_path / "skpo-0").exists()
     assert all_runs(plan, ("skpo",), (0,), tmp_path, Console(quiet=True)) == (start, runs)
+
+
+def test_an_overlapped_step_is_held_against_the_longer_side_of_its_own_turn() -> None:
+    """Two turns: 3 s of generation beside 2 of training, then 2 beside 4; the first steps do not count."""
+    import overlap
+    from rich.console import Console
+
+    def steps(sample: float, train: float, step: float) -> list[dict[str, float]]:
+        row = {
+            "timing_s/data": 0.0,
+            "timing_s/sample": sample,
+            "timing_s/verify": 0.5,
+            "timing_s/credit": 0.25,
+        }
+        row |= {"timing_s/train": train, "timing_s/load": 0.25, "step_time": step}
+        return [dict.fromkeys(row, 99.0)] * overlap.WARM_UP + [row] * 3
+
+    rows = {0: [steps(2.5, 1.5, 5.0), steps(1.5, 3.5, 6.0)], 1: [steps(2.5, 1.5, 3.3), steps(1.5, 3.5, 4.2)]}
+    found = overlap.report_time(rows, 2, Console(quiet=True))
+    assert found["step_over_longer"] == pytest.approx((3.3 / 3 + 4.2 / 4) / 2)
+    assert found["step_over_on_policy"] == pytest.approx((3.3 / 5 + 4.2 / 6) / 2)
+    assert [str(kind) for kind in overlap.KINDS][:3] == [
+        "on-policy",
+        "1 step old, corrected",
+        "1 step old, as it is",
+    ]
