@@ -317,3 +317,26 @@ def test_new_numbers_change_the_mark_and_old_ones_do_not(tmp_path: Path) -> None
         file.write('{"step": 4, "reward": 1.0}\n')
     assert board.refresh() != first
     assert os.listdir(tmp_path) == ["r"]
+
+
+def test_the_overview_comes_with_its_charts_and_without_the_diagnosis(folder: Path) -> None:
+    from rlkit.analysis.dash.tabs import overview
+
+    def never(run: Path) -> list[Diagnosis]:
+        raise AssertionError("the first view waits for a whole run to be read")
+
+    board = Board([folder / "runs"], never)
+    board.refresh()
+    parts = dash.html.Div(overview.layout(board, list(board.runs.values())))
+    assert sum(isinstance(part, dash.dcc.Graph) for part in parts._traverse()) == 4
+
+
+def test_shares_begin_at_zero_and_a_constant_one_too() -> None:
+    from rlkit.analysis.dash.figures import base
+
+    steps_T = np.arange(1.0, 9.0)
+    for values_T in (np.full(8, 0.01), np.linspace(0.5, 0.9, 8)):
+        made = base.lines(
+            [base.Line("r", steps_T, values_T, base.colour(0))], "step", "share of answers", share=True
+        )
+        assert made is not None and made.layout.yaxis.rangemode == "tozero"
