@@ -125,7 +125,18 @@ def learnt(changes: dict[str, Any], ranks: Ranks) -> tuple[Report, dict[str, Ten
     """What two mini-batches come to."""
     learner, algo, credits = made(changes, ranks)
     report = learner.update(learner.minibatches(credits, 2), algo.loss)
-    return report, {n: t.clone() for n, t in learner.weights().items()}
+    weights = {n: t.clone() for n, t in learner.weights().items()}
+    if learner.cfg.lora_rank:
+        require_adapters_apart(learner, weights, ranks)
+    return report, weights
+
+
+def require_adapters_apart(learner: Learner, merged: dict[str, Tensor], ranks: Ranks) -> None:
+    """For servers, which the first rank alone talks to: its adapters merge to the same bits, the others hold nothing."""
+    learner.everywhere = False
+    weights = learner.weights()
+    assert list(weights) == (list(merged) if ranks.main else [])
+    assert all(torch.equal(t, merged[n]) for n, t in weights.items())
 
 
 def assert_learnt_alike(
