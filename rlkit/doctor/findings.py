@@ -38,6 +38,7 @@ class Setup:
     token_budget: int | None = None
     prompts_per_step: int | None = None
     updates_per_step: int | None = None
+    async_steps: int | None = None
     max_completion_length: int | None = None
     warmup_steps: int | None = None
     max_grad_norm: float | None = None
@@ -73,6 +74,7 @@ def setup_of(config: Mapping[str, Any], dtype: str | None = None) -> Setup:
         token_budget=number("token_budget"),
         prompts_per_step=number("prompts_per_step"),
         updates_per_step=mini_batches * iterations if mini_batches and iterations else None,
+        async_steps=number("async_steps"),
         max_completion_length=number("max_completion_length"),
         warmup_steps=number("warmup_steps", learner),
         max_grad_norm=number("max_grad_norm", learner),

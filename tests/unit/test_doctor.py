@@ -155,6 +155,12 @@ def test_the_cause_of_a_gap_is_read_from_when_it_began() -> None:
     assert "new weights do not reach the sampler" in found(late)["sampler-gap"].finding.cause
     stale = history(4, staleness=2.0, **{TOKENS_GAP: from_step(2, 0.05, 1e-6)})
     assert "weights up to 2 updates old" in found(stale)["sampler-gap"].finding.cause
+    # As old as --async-steps makes them, they are meant to differ; only in the first step they are not old yet.
+    one_step, asked = {"staleness": from_step(2, 2.0, 0.0)}, replace(SETUP, async_steps=1)
+    assert "sampler-gap" not in found(history(4, **one_step, **{TOKENS_GAP: from_step(2, 0.05, 1e-6)}), asked)
+    assert "sampler-gap" in found(history(4, **one_step, **{TOKENS_GAP: 0.05}), asked)
+    older = history(4, staleness=from_step(2, 3.0, 0.0), **{TOKENS_GAP: from_step(2, 0.05, 1e-6)})
+    assert "sampler-gap" in found(older, asked)
     unknown = history(4, **{TOKENS_GAP: from_step(2, 0.05, math.nan)})
     assert found(unknown)["sampler-gap"].finding.cause == next(
         c.cause for c in CHECKS if c.name == "sampler-gap"

@@ -13,6 +13,7 @@ PHASES = {
     "sample": "#3f7fd1",
     "verify": "#2f9e78",
     "train": "#dd7f2e",
+    "wait": "#c25b5b",
     "load": "#8b78d8",
     "track": "#35a3b5",
     "credit": "#b8952a",
