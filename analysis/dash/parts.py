@@ -1,5 +1,6 @@
 """Pieces that every tab is made of. Strings in components are escaped by the page; none of these makes markup of text."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,18 +16,36 @@ GRAPH = {
 }
 
 
+COMMAND = re.compile(r"(`[^`\n]+`|(?<![\w-])--[a-z][\w.-]*\w)")
+
+
+def sentence(words: str) -> list[Any]:
+    """Words with what is typed set as such: flags, which no line breaks, and what stands between backticks.
+
+    >>> [getattr(part, "children", part) for part in sentence("`rlkit eval` or --log.eval-every 50.")]
+    ['rlkit eval', ' or ', '--log.eval-every', ' 50.']
+    """
+    parts = [part for part in COMMAND.split(words) if part]
+    return [
+        html.Code(part.strip("`"), className="flag" if part.startswith("--") else None)
+        if COMMAND.fullmatch(part)
+        else part
+        for part in parts
+    ]
+
+
 def chart(title: str, figure: Any, words: str, nothing: str, *, wide: bool = False) -> Any:
     """A figure with its title and what it shows; without a figure, what would have to be done to have one."""
     kind = "card chart wide" if wide else "card chart"
     if figure is None:
-        return html.Section([html.H3(title), html.P(nothing, className="empty")], className=kind)
+        return html.Section([html.H3(title), html.P(sentence(nothing), className="empty")], className=kind)
     drawn = html.Div(
         dcc.Graph(figure=figure, config=GRAPH, style={"height": f"{figure.layout.height}px"}),
         role="img",
         className="drawn",
         **{"aria-label": f"{title}. {words}"},
     )
-    return html.Section([html.H3(title), html.P(words, className="note"), drawn], className=kind)
+    return html.Section([html.H3(title), html.P(sentence(words), className="note"), drawn], className=kind)
 
 
 def grid(*parts: Any) -> Any:
@@ -35,13 +54,13 @@ def grid(*parts: Any) -> Any:
 
 def heading(title: str, words: str = "") -> Any:
     return html.Div(
-        [html.H2(title), *([html.P(words, className="note")] if words else [])], className="heading"
+        [html.H2(title), *([html.P(sentence(words), className="note")] if words else [])], className="heading"
     )
 
 
 def empty(words: str) -> Any:
     """Nothing is here, and what to do about it."""
-    return html.P(words, className="empty card")
+    return html.P(sentence(words), className="empty card")
 
 
 def chip(words: object, kind: str = "") -> Any:
@@ -85,7 +104,7 @@ def field(words: str, control: Any, kind: str = "") -> Any:
 def ago(seconds: float) -> str:
     """How long ago, roughly.
 
-    >>> ago(3), ago(200), ago(9000)
+    >>> ago(3), ago(200), ago(10_000)
     ('3 s ago', '3 min ago', '3 h ago')
     """
     for limit, unit, words in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h")):

@@ -7,7 +7,18 @@ from dash import Input, Output, State, dcc, html
 
 from rlkit.analysis.dash.board import Board
 from rlkit.analysis.dash.figures import base, scores
-from rlkit.analysis.dash.parts import ago, chart, chip, empty, grid, heading, numbers, run_mark, share
+from rlkit.analysis.dash.parts import (
+    ago,
+    chart,
+    chip,
+    empty,
+    grid,
+    heading,
+    numbers,
+    run_mark,
+    sentence,
+    share,
+)
 from rlkit.analysis.dash.run import Run
 from rlkit.analysis.dash.text import plain
 from rlkit.errors import RunError
@@ -133,9 +144,9 @@ def _diagnosis(board: Board, run: Run) -> Any:
                     ],
                     className="finding",
                 ),
-                html.P(_sentence(case.says)),
-                html.P([html.B("Likely: "), _sentence(case.cause)], className="small"),
-                html.P([html.B("Try: "), _sentence(case.remedy)], className="small"),
+                html.P(sentence(_sentence(case.says))),
+                html.P([html.B("Likely: "), *sentence(_sentence(case.cause))], className="small"),
+                html.P([html.B("Try: "), *sentence(_sentence(case.remedy))], className="small"),
             ]
         )
         for case in cases
