@@ -51,7 +51,7 @@ class Args:
     """Of each kind, taking turns."""
     between: int = 3
     """Updates from one save to the next, its own among them."""
-    tokens: int = 2048
+    tokens: int = 1536
     """Of one update."""
     update_share: float = 0.3
     """Share of a step that is its update."""
@@ -87,7 +87,7 @@ def make_learner(small: bool, tokenizer: PreTrainedTokenizerBase) -> Learner:
 
 def updates_of(learner: Learner, tokens: int) -> Callable[[], float]:
     """An update of so many tokens, and the seconds it took."""
-    length = 128
+    length, prompt = 128, 8
     credits = []
     for i in range(max(2, tokens // length)):
         ids = [int(t) for t in torch.randint(10, 250, (length,), generator=torch.Generator().manual_seed(i))]
@@ -96,15 +96,21 @@ def updates_of(learner: Learner, tokens: int) -> Callable[[], float]:
             token_ids=ids,
             logprobs=[-5.0] * length,
             segments=[
-                Segment(kind="prompt", start=0, end=8),
-                Segment(kind="completion", start=8, end=length),
+                Segment(kind="prompt", start=0, end=prompt),
+                Segment(kind="completion", start=prompt, end=length),
             ],
             policy_version=0,
             finish_reason="stop",
         )
-        advantages = [1.0 if i % 2 else -1.0] * (length - 8)
+        # The learner's own, as a sampler's are: others make weights, and with them gradients, too small for normal floats,
+        # which a CPU computes a hundred times slower.
+        own = learner.logprobs([rollout])[0]
+        rollout = replace(rollout, logprobs=[0.0] * prompt + own[-(length - prompt) :])
+        advantages = [1.0 if i % 2 else -1.0] * (length - prompt)
         credits.append(
-            Credit(rollout=rollout, advantages=advantages, weight=1 / (length - 8), share=1.0, group=i // 2)
+            Credit(
+                rollout=rollout, advantages=advantages, weight=1 / (length - prompt), share=1.0, group=i // 2
+            )
         )
     algo = Family(GrpoConfig(), Sampling(max_completion_length=length, temperature=1.0))
 
@@ -156,9 +162,8 @@ def main(args: Args) -> int:
         }
         theirs = Dcp(Path(place) / "dcp", learner)
         step = 0
-        for turn in range(
-            args.saves + 1
-        ):  # the first of each makes memory and files warm, and is not counted
+        # The first turn makes memory and files warm, and is not counted.
+        for turn in range(args.saves + 1):
             for kind in KINDS if turn % 2 else KINDS[::-1]:
                 step += 1
                 began = time.perf_counter()
@@ -169,7 +174,7 @@ def main(args: Args) -> int:
                 else:
                     finish = theirs.save(step)
                 call = time.perf_counter() - began
-                seconds = [update() for _ in range(args.between)]
+                seconds = [update() for _ in range(args.between if turn else 1)]
                 finish()
                 done = time.perf_counter() - began
                 if kind in savers:
