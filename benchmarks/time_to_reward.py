@@ -2,12 +2,14 @@
 
     python benchmarks/time_to_reward.py                  the embedded model on task:chain, three seeds each
     python benchmarks/time_to_reward.py --seeds 0        one seed
+    python benchmarks/time_to_reward.py --arms trl vllm  the two that the goal is about
     python benchmarks/time_to_reward.py --json           the last line is one JSON object
 
 Same warm-started weights, prompts, verifier and hyper-parameters. Every run trains for the same number of steps in a
 process of its own, runs take turns, and one sampler then answers the same held-out prompts with the weights that each
 run kept every few steps: at temperature 1, as rlkit evaluates. Only the seconds of the steps count (sampling, verdicts,
-learning, new weights for the sampler); opening and closing are shown apart.
+learning, new weights for the sampler); opening and closing are shown apart. `--async-steps 1` trains on answers of the weights
+before, so it is shown beside the others and the goal is not about it.
 """
 
 import json
@@ -35,7 +37,12 @@ from rlkit import build
 from rlkit.evaluate import Evaluation, evaluate
 
 TASK = "task:chain"
-NAMES: dict[Arm, str] = {"trl": "TRL, generate", "hf": "rlkit, generate", "vllm": "rlkit, vLLM"}
+NAMES: dict[Arm, str] = {
+    "trl": "TRL, generate",
+    "hf": "rlkit, generate",
+    "vllm": "rlkit, vLLM",
+    "async": "rlkit, vLLM, --async-steps 1",
+}
 SWEEP, SWEEP_STEPS = (8, 16, 32, 64, 128, 256), 6
 GOAL = 0.6
 """Of TRL's seconds, for rlkit with vLLM."""
@@ -47,8 +54,8 @@ class Args:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of each arm for each."""
-    arms: tuple[Arm, ...] = ("trl", "hf", "vllm")
-    """Who trains; without vLLM installed the last is left out."""
+    arms: tuple[Arm, ...] = ("trl", "hf", "vllm", "async")
+    """Who trains; without vLLM installed the last two are left out."""
     target: float = 0.85
     """Held-out pass@1."""
     steps: int = 40
@@ -97,7 +104,7 @@ def steps_to(target: float, pass_at_1: Mapping[int, float]) -> float | None:
 
 def main(args: Args) -> int:
     console = Console(width=110)
-    arms = [arm for arm in args.arms if arm != "vllm" or build.sampler_name("auto") == "vllm"]
+    arms = [arm for arm in args.arms if arm in ("trl", "hf") or build.sampler_name("auto") == "vllm"]
     task = build.make_task(TASK)
     assert task is not None
     plan = Plan(
@@ -265,7 +272,7 @@ def line(curve: Curve, target: float) -> str:
     step = steps_to(target, curve.pass_at_1)
     reached = "not reached" if step is None else f"{curve.seconds_at(step):.1f} s, {step:.1f} steps"
     last = curve.pass_at_1[max(curve.pass_at_1)]
-    return f"{NAMES[curve.run.arm]:16} seed {curve.run.seed}: {target} after {reached}; {last:.3f} at the end"
+    return f"{NAMES[curve.run.arm]:{max(len(name) for name in NAMES.values())}} seed {curve.run.seed}: {target} after {reached}; {last:.3f} at the end"
 
 
 def seconds_table(

@@ -6,8 +6,9 @@ A Batch has two sides. The algorithm's: tensors [B, T] over the completions' tok
 completion token t. The model's: a Feed (rlkit/feed.py), which the algorithm never looks at.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import get_args
 
 import torch
@@ -226,26 +227,31 @@ def batch_of(
     credits: list[Credit], rows: list[int], denominator: float, num_tokens: int, feed: Feed
 ) -> Batch:
     """credits: one for each row"""
-    num_rows = len(rows)
-    length = max((len(c.rollout.completion_ids) for c in credits), default=0)
-    ids_BT = torch.zeros(num_rows, length, dtype=torch.int64)
-    mask_BT = torch.zeros(num_rows, length, dtype=torch.bool)
-    sampler_logp_BT, adv_BT, weight_BT = (torch.zeros(num_rows, length) for _ in range(3))
-    surrogate_BT = torch.zeros(num_rows, length, dtype=torch.int64)
-    for b, credit in enumerate(credits):
-        rollout = credit.rollout
-        end = len(rollout.completion_ids)
+    lengths = [len(c.rollout.completion_ids) for c in credits]
+    for credit, end in zip(credits, lengths, strict=True):
         if len(credit.advantages) != end:
             raise RolloutError(
-                f"rollout of prompt {rollout.prompt_id!r}: {len(credit.advantages)} advantages for {end} completion "
+                f"rollout of prompt {credit.rollout.prompt_id!r}: {len(credit.advantages)} advantages for {end} completion "
                 "tokens. An algorithm credits every token of a completion"
             )
-        ids_BT[b, :end] = torch.tensor(rollout.completion_ids)
-        mask_BT[b, :end] = True
-        sampler_logp_BT[b, :end] = torch.tensor(rollout.completion_logprobs)
-        adv_BT[b, :end] = torch.tensor(credit.advantages)
-        weight_BT[b, :end] = credit.weight
-        surrogate_BT[b, :end] = SURROGATES.index(credit.surrogate)
+    length_B1 = torch.tensor(lengths, dtype=torch.int64)[:, None]
+    mask_BT = torch.arange(max(lengths, default=0)) < length_B1
+
+    def filled(values: Iterable[float], dtype: torch.dtype = torch.float32) -> Tensor:
+        """One value for each token, row after row. All at once: a call for each row costs more than its work."""
+        flat_N = torch.tensor(list(values), dtype=dtype)
+        return torch.zeros(mask_BT.shape, dtype=dtype).masked_scatter_(mask_BT, flat_N)
+
+    def spread(values: Iterable[float], dtype: torch.dtype = torch.float32) -> Tensor:
+        """One value for each row, on its tokens."""
+        row_B1 = torch.tensor(list(values), dtype=dtype)[:, None]
+        return torch.where(mask_BT, row_B1, torch.zeros((), dtype=dtype))
+
+    ids_BT = filled(chain.from_iterable(c.rollout.completion_ids for c in credits), torch.int64)
+    sampler_logp_BT = filled(chain.from_iterable(c.rollout.completion_logprobs for c in credits))
+    adv_BT = filled(chain.from_iterable(c.advantages for c in credits))
+    weight_BT = spread(c.weight for c in credits)
+    surrogate_BT = spread((SURROGATES.index(c.surrogate) for c in credits), torch.int64)
     return Batch(
         ids_BT=ids_BT,
         mask_BT=mask_BT,

@@ -18,8 +18,8 @@ from rlkit.types import Prompt
 if TYPE_CHECKING:
     from rich.console import Console
 
-Arm = Literal["trl", "hf", "vllm"]
-"""TRL with transformers' generate, rlkit with the same, rlkit with vLLM."""
+Arm = Literal["trl", "hf", "vllm", "async"]
+"""TRL with transformers' generate, rlkit with the same, rlkit with vLLM, that with rollouts written one step ahead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,9 @@ def train(plan: Plan, arm: Arm, seed: int, folder: Path) -> Run:
     return Run(arm=arm, seed=seed, opening=opening, steps=steps, weights={0: plan.model, **weights})
 
 
-def ready(plan: Plan, sampler: Literal["auto", "hf", "vllm"], seed: int, folder: Path) -> Ready:
+def ready(
+    plan: Plan, sampler: Literal["auto", "hf", "vllm"], seed: int, folder: Path, async_steps: int = 0
+) -> Ready:
     """rlkit's run as `rlkit train` would begin it. TRL takes prompts, verifier and length from the same place."""
     cfg = TrainConfig(
         model=ModelConfig(name=str(plan.model)),
@@ -91,6 +93,7 @@ def ready(plan: Plan, sampler: Literal["auto", "hf", "vllm"], seed: int, folder:
         prompts_per_step=plan.prompts_per_step,
         max_prompt_length=96,
         seed=seed,
+        async_steps=async_steps,
         output_dir=str(folder),
         log=LogConfig(
             save_every=plan.every,
@@ -108,11 +111,12 @@ def ready(plan: Plan, sampler: Literal["auto", "hf", "vllm"], seed: int, folder:
 
 
 def _train_rlkit(
-    plan: Plan, arm: Literal["hf", "vllm"], seed: int, folder: Path
+    plan: Plan, arm: Literal["hf", "vllm", "async"], seed: int, folder: Path
 ) -> tuple[list[Step], dict[int, Path]]:
     from rlkit.analysis.store import read_metrics
 
-    outcome = run(replace(ready(plan, arm, seed, folder), held_out=[]), quiet())
+    sampler, ahead = ("vllm", 1) if arm == "async" else (arm, 0)
+    outcome = run(replace(ready(plan, sampler, seed, folder, ahead), held_out=[]), quiet())
     rows: list[Mapping[str, float]] = list(read_metrics(outcome.folder))
     steps = [
         Step(seconds=row["step_time"], learner=row["timing_s/train"], sampling=row["timing_s/sample"])
