@@ -189,8 +189,8 @@ def test_a_second_ctrl_c_ends_the_thread_beside_too(
     told, pressed, handle = threading.Event(), threading.get_ident(), Stop._ctrl_c
 
     def noted(self: Stop, number: int, frame: FrameType | None) -> None:
-        told.set()
         handle(self, number, frame)
+        told.set()
 
     def pressed_twice() -> None:
         signal.pthread_kill(pressed, signal.SIGINT)
