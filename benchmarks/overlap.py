@@ -103,7 +103,7 @@ def main(args: Args) -> int:
             file=sys.stderr,
         )
         return 2
-    console = Console(width=130)
+    console = Console(width=150)
     os.environ |= ONE_THREAD
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as place:
@@ -369,7 +369,7 @@ def report_reward(
 
 
 def _mean(values: Sequence[float]) -> str:
-    return f"{statistics.fmean(values):.3f} ({min(values):.3f} .. {max(values):.3f})"
+    return f"{statistics.fmean(values):.3f} ({min(values):.2f} .. {max(values):.2f})"
 
 
 if __name__ == "__main__":
