@@ -237,12 +237,14 @@ def batch_of(
     length_B1 = torch.tensor(lengths, dtype=torch.int64)[:, None]
     mask_BT = torch.arange(max(lengths, default=0)) < length_B1
 
-    def filled(values: Iterable[float], dtype: torch.dtype = torch.float32) -> Tensor:
+    floats = torch.get_default_dtype()  # float64 where the formulas are checked
+
+    def filled(values: Iterable[float], dtype: torch.dtype = floats) -> Tensor:
         """One value for each token, row after row. All at once: a call for each row costs more than its work."""
         flat_N = torch.tensor(list(values), dtype=dtype)
         return torch.zeros(mask_BT.shape, dtype=dtype).masked_scatter_(mask_BT, flat_N)
 
-    def spread(values: Iterable[float], dtype: torch.dtype = torch.float32) -> Tensor:
+    def spread(values: Iterable[float], dtype: torch.dtype = floats) -> Tensor:
         """One value for each row, on its tokens."""
         row_B1 = torch.tensor(list(values), dtype=dtype)[:, None]
         return torch.where(mask_BT, row_B1, torch.zeros((), dtype=dtype))

@@ -34,6 +34,7 @@ EXTRAS = {
     "remote": ("--reward http and judge", ("httpx", "tenacity")),
     "reasoning-gym": ("--data reasoning_gym:NAME", ("reasoning-gym",)),
     "dash": ("rlkit dash, figures", ("plotly", "dash", "tsdownsample")),
+    "trackers": ("--report-to", ("wandb", "trackio", "mlflow")),
     "ray": ("--sampler ray", ("ray", "httpx")),
     "lora": ("--learner.lora-rank", ("peft",)),
 }
