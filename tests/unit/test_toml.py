@@ -41,7 +41,10 @@ def test_dashes_and_underscores_are_the_same():
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"stepz": 3}, r"run.toml: setting 'stepz' is not known; did you mean 'steps'\? Known: algo, async_steps"),
+        (
+            {"stepz": 3},
+            r"run.toml: setting 'stepz' is not known; did you mean 'steps'\? Known: algo, async_steps",
+        ),
         ({"lerner": {}}, r"run.toml: setting 'lerner' is not known; did you mean 'learner'\?"),
         (
             {"algo": {"epsilom": 1}},
