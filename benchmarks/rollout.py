@@ -14,7 +14,7 @@
 
 The sides of a part take turns in one run, in an order that is turned round every time; medians and the spread are shown.
 A random Qwen2 of 9 million parameters in float32 on a CPU; on a GPU, in bfloat16. Engines and servers are started when the
-first part needs them, and shared. Ten minutes on two idle cores. Exits with 1 when a goal is missed.
+first part needs them, and shared. Exits with 1 when a goal is missed.
 """
 
 import json

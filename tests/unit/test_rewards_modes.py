@@ -310,9 +310,8 @@ def test_a_short_call_does_not_wait_for_a_long_one(obeys: VerifierPool) -> None:
     assert meanwhile < 100, "a call that waits its turn behind the long one sees 200 of its answers go by"
 
 
-def test_closing_while_another_thread_waits_is_an_error_there_and_no_verdict() -> None:
-    pool = VerifierPool(Obeys(), workers=1, timeout=60.0)
-    score(pool, "warm")
+def hang_in_a_thread(pool: VerifierPool) -> tuple[threading.Thread, list[str]]:
+    """A call whose answer is with a process and never comes back, and the errors that it raises."""
     faults: list[str] = []
 
     def call() -> None:
@@ -324,6 +323,12 @@ def test_closing_while_another_thread_waits_is_an_error_there_and_no_verdict() -
     thread = threading.Thread(target=call)
     thread.start()
     assert wait_until(lambda: judging(pool))
+    return thread, faults
+
+
+def test_closing_while_another_thread_waits_is_an_error_there_and_no_verdict() -> None:
+    pool = VerifierPool(Obeys(), workers=1, timeout=60.0)
+    thread, faults = hang_in_a_thread(pool)
     pool.close()
     thread.join(timeout=60)
     assert faults == ["the verifier pool was closed while it was judging"]
@@ -331,17 +336,7 @@ def test_closing_while_another_thread_waits_is_an_error_there_and_no_verdict() -
 
 def test_a_fault_of_the_pool_itself_is_a_sentence_and_the_next_call_works() -> None:
     with VerifierPool(Obeys(), workers=1, timeout=60.0) as pool:
-        faults: list[str] = []
-
-        def call() -> None:
-            try:
-                score(pool, "hang")
-            except RolloutError as error:
-                faults.append(str(error))
-
-        thread = threading.Thread(target=call)
-        thread.start()
-        assert wait_until(lambda: judging(pool))
+        thread, faults = hang_in_a_thread(pool)
         assert pool._crew is not None
         pool._crew._selector.close()  # as if the system had taken it
         pool._crew._desk.wake()
