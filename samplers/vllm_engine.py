@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -119,7 +120,7 @@ class VllmSampler:
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             # An engine for each rank, on the rank's own GPU (vLLM's other executors take the first one).
             place["distributed_executor_backend"] = "external_launcher"
-        with _guest(), _quiet_start(), _start_failures(model):
+        with _guest(), _quiet_start(), _start_failures(model), _without_unreadable_modules():
             import vllm
 
             if not self._on_gpu:
@@ -345,6 +346,29 @@ def _guest() -> Iterator[None]:
                 os.environ.pop("LD_PRELOAD", None)
             else:
                 os.environ["LD_PRELOAD"] = preload
+
+
+@contextmanager
+def _without_unreadable_modules() -> Iterator[None]:
+    """vLLM looks at every value of every module when it starts on a CPU, and some do not let themselves be looked at: flask's
+    proxies (Dash and mlflow import it) raise RuntimeError outside of a web request. Their modules are out of its sight until it runs.
+    """
+    hidden = {name: module for name, module in list(sys.modules.items()) if _unreadable(module)}
+    for name in hidden:
+        del sys.modules[name]
+    try:
+        yield
+    finally:
+        sys.modules.update(hidden)
+
+
+def _unreadable(module: ModuleType) -> bool:
+    for value in list((getattr(module, "__dict__", None) or {}).values()):
+        try:
+            hasattr(value, "__dict__")
+        except Exception:  # whatever it raises, vLLM would not expect it
+            return True
+    return False
 
 
 @contextmanager

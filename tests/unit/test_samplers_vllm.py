@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -126,6 +127,17 @@ def test_a_start_that_fails_says_why(folder: Path) -> None:
     sampler = start(folder)
     assert len(greedy(sampler)) == 16
     sampler.close()
+
+
+def test_an_engine_starts_beside_modules_that_do_not_let_themselves_be_looked_at(folder: Path) -> None:
+    """As `rlkit train --report-to mlflow` does, whose package imports flask."""
+    flask = pytest.importorskip("flask")
+    with pytest.raises(RuntimeError, match="Working outside of application context"):
+        hasattr(flask.current_app, "__dict__")
+    sampler = start(folder)
+    assert len(greedy(sampler)) == 16
+    sampler.close()
+    assert sys.modules["flask"] is flask
 
 
 def spoken(prompt: str, first: int, told: list[str]) -> Talk[list[list[int]]]:
