@@ -14,8 +14,9 @@ from rlkit.printable import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rlkit.learner import Learner
     from rlkit.learner.dump import Dump
-    from rlkit.learner.learner import Learner, Loss
+    from rlkit.learner.gradient import Loss
     from rlkit.learner.trace import Place
 
 SHOWN = 12

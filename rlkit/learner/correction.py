@@ -5,7 +5,44 @@ distribution than the one the learner differentiates; the ratio of the two repai
 token cannot own the step.
 """
 
+from dataclasses import replace
+
 from torch import Tensor
+
+from rlkit.algo_config import AlgoConfig
+from rlkit.batch import Batch
+from rlkit.metrics import Metrics, Tally
+
+
+def corrected(batch: Batch, old_BT: Tensor, algo: AlgoConfig) -> tuple[Batch, Metrics]:
+    """The batch with importance ratios multiplied into its advantages, and the sampler/learner gap as metrics.
+
+    Advantages and not weights, because TRL corrects the policy's term alone: a KL penalty keeps its own.
+    """
+    mask_BT = batch.mask_BT
+    delta_BT = old_BT - batch.sampler_logp_BT
+    gap_N = delta_BT[mask_BT].abs().double()
+    count = float(mask_BT.sum())
+    if not count:
+        return batch, {}
+    name = "sampling/sampling_logp_difference"
+    metrics = {
+        f"{name}/mean": Tally(float(gap_N.sum()), count),
+        f"{name}/max": Tally(float(gap_N.max()), 1, "max"),
+    }
+    if not algo.importance_sampling_correction:
+        return batch, metrics
+    ratio_BT = importance_weights(
+        delta_BT, mask_BT, algo.importance_sampling_mode, algo.importance_sampling_clip_max
+    )
+    ratio_N = ratio_BT[mask_BT].double()
+    name = "sampling/importance_sampling_ratio"
+    metrics |= {
+        f"{name}/min": Tally(float(ratio_N.min()), 1, "min"),
+        f"{name}/mean": Tally(float(ratio_N.sum()), count),
+        f"{name}/max": Tally(float(ratio_N.max()), 1, "max"),
+    }
+    return replace(batch, adv_BT=batch.adv_BT * ratio_BT), metrics
 
 
 def importance_weights(delta_BT: Tensor, mask_BT: Tensor, mode: str, clip_max: float) -> Tensor:

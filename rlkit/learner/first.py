@@ -1,11 +1,19 @@
-"""What the pass before the first update saw of each micro-batch, and the same for micro-batches that were cut anew."""
+"""The pass before the first update: what it sees of each micro-batch, and the same for micro-batches that were cut anew."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from rlkit.batch import Batch
+
+from . import room
+from .shard import reshard
+
+if TYPE_CHECKING:
+    from .learner import Learner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +30,40 @@ class First:
     """bool: tokens of the mini-batch's top entropy quantile."""
     num_high: int = 0
     """How many those are, in the WHOLE mini-batch."""
+
+
+@torch.no_grad()
+def first_pass(learner: "Learner", mini: list[Batch]) -> tuple[list[Batch], list[First]]:
+    """Log-probs before the first update, and which tokens' entropies are in the mini-batch's top quantile (TRL's rule).
+
+    With the micro-batches that they were seen in: smaller ones than came when memory ran out.
+    """
+    mini = room.fitting(learner, mini)
+    while True:
+        seen: list[tuple[Tensor, Tensor]] = []
+        short = False
+        try:
+            for batch in mini:
+                seen.append(learner.policy(batch))
+        except (RuntimeError, MemoryError) as error:
+            short = room.again(learner, error)
+            seen = []
+        reshard(learner.policy)
+        if not room.any_short(learner, short, mini, "a forward pass"):
+            break
+        mini = room.cut_anew(learner, mini)
+    quantile = learner.algo.top_entropy_quantile
+    if quantile >= 1 or not seen:
+        return list(mini), [First(old_BT=logp_BT) for logp_BT, _ in seen]
+    mine_N = torch.cat([e_BT[b.mask_BT] for b, (_, e_BT) in zip(mini, seen, strict=True)])
+    entropy_N = torch.cat(learner.ranks.gather(mine_N.cpu()))
+    threshold = float(torch.quantile(entropy_N, 1 - quantile))
+    high = [(e_BT >= threshold) & b.mask_BT for b, (_, e_BT) in zip(mini, seen, strict=True)]
+    count = int((entropy_N >= threshold).sum())
+    return list(mini), [
+        First(old_BT=logp_BT, high_BT=high_BT, num_high=count)
+        for (logp_BT, _), high_BT in zip(seen, high, strict=True)
+    ]
 
 
 def moved_first(mini: Sequence[Batch], first: Sequence[First], smaller: Sequence[Batch]) -> list[First]:

@@ -1,4 +1,4 @@
-"""When memory runs out in a pass: what counts as that, what is freed, and what there is to say.
+"""When memory runs out in a pass: what counts as that, what is freed, how all ranks go on with less, and what there is to say.
 
 A pass over too many tokens is done again over half as many at a time. Denominators belong to the whole mini-batch, so the
 gradient is the same to rounding: bit for bit that of a run which was given the smaller --learner.micro-batch-tokens.
@@ -6,11 +6,15 @@ gradient is the same to rounding: bit for bit that of a run which was given the 
 
 import gc
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
-from rlkit.batch import Batch
+from rlkit.batch import Batch, recut
 from rlkit.errors import RunError
+
+if TYPE_CHECKING:
+    from .learner import Learner
 
 ADVICE = (
     "shorter answers (--max-completion-length), --learner.gradient-checkpointing, --learner.logits-chunk 256, adapters "
@@ -58,3 +62,51 @@ def smaller_budget(budget: int, divisible: int, what: str) -> int:
             f"{what}: out of memory, though every answer was read alone; the weights are as they were before it. What helps: {ADVICE}"
         )
     return max(1, min(budget, divisible) // 2)
+
+
+def again(learner: "Learner", error: Exception) -> bool:
+    """True where a pass may be done again over less. Raises what is another error, and a clear stop where it may not."""
+    if not ran_out(error):
+        raise error
+    if learner.cfg.shard != "none":
+        raise RunError(
+            f"update {learner.updates}: out of memory with micro-batches of {learner.budget:,} tokens; the weights are as they were "
+            "before it. A divided model (--learner.shard) cannot do a pass again: the other ranks are in the middle of theirs. "
+            f"Continue from the last checkpoint with --learner.micro-batch-tokens {max(1, learner.budget // 2)}. Also: {ADVICE}"
+        ) from error
+    return True
+
+
+def any_short(learner: "Learner", short: bool, mini: Sequence[Batch], what: str) -> bool:
+    """Whether memory ran out on any rank; then the budget is halved on all."""
+    parts = learner.ranks.gather((short, divisible_tokens(mini)))
+    if any(short for short, _ in parts):
+        halve(learner, max(tokens for _, tokens in parts), what)
+        return True
+    return False
+
+
+def halve(learner: "Learner", divisible: int, what: str) -> None:
+    """Every rank calls it. divisible: tokens of the largest micro-batch of several answers, over all ranks"""
+    free()
+    learner.halved += 1
+    before, learner.budget = (
+        learner.budget,
+        smaller_budget(learner.budget, divisible, f"update {learner.updates}"),
+    )
+    learner.watcher.out_of_memory(
+        f"update {learner.updates}: out of memory in {what} with micro-batches of {before:,} tokens; it is done again, and the run "
+        f"goes on, with {learner.budget:,} (--learner.micro-batch-tokens). The gradient is the same"
+    )
+
+
+def fitting(learner: "Learner", mini: list[Batch]) -> list[Batch]:
+    """The same, or cut anew when it was cut before the budget was halved."""
+    halved = learner.budget < learner.cfg.micro_batch_tokens
+    return cut_anew(learner, mini) if halved and divisible_tokens(mini) > learner.budget else mini
+
+
+def cut_anew(learner: "Learner", mini: Sequence[Batch]) -> list[Batch]:
+    """The same answers as micro-batches of the present budget."""
+    smaller = recut(mini, learner.budget, learner.pad_id, layout=learner.layout) if mini else []
+    return [batch.to(learner.device) for batch in smaller]

@@ -62,7 +62,7 @@ def is_copied(module: Any) -> bool:
 
 @contextmanager
 def unsynced(module: Any) -> Iterator[None]:
-    """Gradients stay on this rank until they are asked for together (`Learner._meet`).
+    """Gradients stay on this rank until they are asked for together (`gradient.gradient`).
 
     Only of copies: FSDP2 would keep the whole gradient on every rank instead of its part.
     """

@@ -18,7 +18,8 @@ from rlkit.types import Credit
 
 from .dump import Dump, Row
 from .first import moved_first
-from .learner import Learner, Loss
+from .gradient import Loss, accumulate, gradient
+from .learner import Learner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ def repeat(dump: Dump, learner: Learner, loss: Loss) -> tuple[float, float]:
     batch, seen = dump.mini(dump.rows, learner.layout, learner.pad_id)
     mini = recut([batch], learner.budget, learner.pad_id, layout=learner.layout)
     first = moved_first([batch], [seen], mini)
-    whole, *_ = learner.gradient([part.to(learner.device) for part in mini], first, loss, None)
+    whole, *_ = gradient(learner, [part.to(learner.device) for part in mini], first, loss, None)
     norm = torch.nn.utils.get_total_norm([p.grad for p in learner.model.parameters() if p.grad is not None])
     learner.optimizer.zero_grad()
     return whole, float(norm)
@@ -123,7 +124,7 @@ def _alone(dump: Dump, row: Row, learner: Learner, loss: Loss) -> list[Place]:
         return value, metrics
 
     with _watched(learner.model, len(row.credit.rollout.token_ids) - 1, -prompt, note):
-        learner.accumulate(batch.to(learner.device), seen, seeing)
+        accumulate(learner, batch.to(learner.device), seen, seeing)
     for name, p in learner.model.named_parameters():
         if p.grad is not None and not torch.isfinite(p.grad).all():
             found.append(

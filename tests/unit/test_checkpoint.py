@@ -346,7 +346,7 @@ def test_another_format_is_refused_with_a_way_out(tmp_path: Path, number: int) -
 
 def test_large_files_are_divided_and_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "SHARD_SIZE", 200_000)
-    monkeypatch.setattr("rlkit.learner.learner.SHARD_SIZE", 200_000)
+    monkeypatch.setattr("rlkit.learner.outgoing.SHARD_SIZE", 200_000)
     learner = make_learner()
     folder = save(tmp_path, learner)
     assert (folder / "model.safetensors.index.json").is_file()

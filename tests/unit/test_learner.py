@@ -21,6 +21,7 @@ from rlkit.config import LearnerConfig
 from rlkit.errors import ModelError, RunError
 from rlkit.learner import Learner
 from rlkit.learner.first import First
+from rlkit.learner.gradient import accumulate
 from rlkit.metrics import Metrics, Tally
 from rlkit.types import Credit
 from tests.models import tiny_model
@@ -88,7 +89,7 @@ def skpo_credits() -> list[Credit]:
 def gradient_of(learner: Learner, batches: list[Batch], loss: Any) -> Tensor:
     """The gradient that these micro-batches add up to, as one vector."""
     for batch in batches:
-        learner.accumulate(batch, First(), loss)
+        accumulate(learner, batch, First(), loss)
     out = torch.cat([p.grad.flatten() for p in learner.model.parameters() if p.grad is not None]).double()
     learner.optimizer.zero_grad()
     return out
@@ -201,7 +202,7 @@ def test_the_sampler_enters_only_through_the_importance_correction() -> None:
         cfg = GrpoConfig(**UNCORRECTED) if mode == "none" else GrpoConfig(importance_sampling_mode=mode)  # type: ignore[arg-type]
         learner = make_learner(algo=cfg)
         (mini,) = make_minibatches(credits, 1, 10**6, pad_id=0)
-        _, metrics = learner.accumulate(mini[0], First(), Family(cfg, SAMPLING).loss)
+        _, metrics = accumulate(learner, mini[0], First(), Family(cfg, SAMPLING).loss)
         gradients[mode] = torch.cat([p.grad.flatten() for p in learner.model.parameters()])  # type: ignore[union-attr]
         name = "sampling/importance_sampling_ratio/max"
         assert (name in metrics) == (mode != "none")
@@ -223,7 +224,7 @@ def test_the_correction_weighs_the_policy_term_and_not_the_penalty() -> None:
     cfg = GrpoConfig(beta=0.1)
     learner = make_learner(algo=cfg, reference=tiny_model(seed=1))
     ((batch,),) = make_minibatches([credit], 1, 64, pad_id=0)
-    loss, metrics = learner.accumulate(batch, First(), Family(cfg, SAMPLING).loss)
+    loss, metrics = accumulate(learner, batch, First(), Family(cfg, SAMPLING).loss)
     assert metrics["sampling/importance_sampling_ratio/max"].value == 0.0
     assert loss == pytest.approx(0.1 * metrics["kl"].value, rel=1e-6) and loss > 0
 

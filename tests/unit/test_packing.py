@@ -16,6 +16,7 @@ from rlkit.feed import Layout, Run, make_feed
 from rlkit.learner import Learner
 from rlkit.learner.attention import attend, block_mask, can_pack, spans
 from rlkit.learner.first import First
+from rlkit.learner.gradient import accumulate
 from rlkit.metrics import Metrics
 from rlkit.types import Credit
 from tests.models import tiny_model
@@ -142,7 +143,7 @@ def gradient_of(layout: Layout, tokens: int, ranks: int = 1) -> tuple[Tensor, fl
     for rank in range(ranks):
         (mini,) = make_minibatches(mixed_credits(), 1, tokens, 0, layout=layout, ranks=ranks, rank=rank)
         for batch in mini:
-            total += learner.accumulate(batch, First(), seen.loss)[0]
+            total += accumulate(learner, batch, First(), seen.loss)[0]
     gradient = torch.cat([p.grad.flatten() for p in learner.model.parameters() if p.grad is not None])
     return gradient.double(), total, seen.entropy
 
