@@ -13,6 +13,8 @@ T = TypeVar("T")
 END_SECONDS = 30.0
 """For what is under way to notice that it was interrupted; a verifier ends at its own deadline. Then the thread is left behind,
 which ends with the process."""
+END_SECONDS_OF_MANY = 5.0
+"""The same where it may wait for another rank, which learns only afterwards that this one ends."""
 
 
 class Ahead(Generic[T]):
@@ -23,8 +25,10 @@ class Ahead(Generic[T]):
         otherwise depend on who came first, and with it the last bits of sums.
     """
 
-    def __init__(self, interrupt: Callable[[], None], *, split_cores: bool) -> None:
-        self._interrupt = interrupt
+    def __init__(
+        self, interrupt: Callable[[], None], *, split_cores: bool, end_seconds: float = END_SECONDS
+    ) -> None:
+        self._interrupt, self._end_seconds = interrupt, end_seconds
         self._threads = torch.get_num_threads()
         self._beside = max(1, self._threads // 2) if split_cores else 0
         self._asked: queue.SimpleQueue[tuple[Callable[[], T], Future[T]] | None] = queue.SimpleQueue()
@@ -47,7 +51,7 @@ class Ahead(Generic[T]):
         if self.under_way:
             self._interrupt()
         self._asked.put(None)
-        self._thread.join(END_SECONDS)
+        self._thread.join(self._end_seconds)
 
     @property
     def under_way(self) -> bool:

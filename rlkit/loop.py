@@ -29,7 +29,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol, TypeVar
 
-from rlkit.ahead import Ahead
+from rlkit.ahead import END_SECONDS, END_SECONDS_OF_MANY, Ahead
 from rlkit.algos.base import Algorithm
 from rlkit.algos.ops import seed_of
 from rlkit.checkpoint import Position, Saver
@@ -145,7 +145,11 @@ def train(
 
     alone, seconds = learner.ranks.world == 1, lambda: saver.seconds
     stopping = Stop(view.say, cfg.log.signals, cfg.log.grace, save_seconds=seconds, may_give_up=alone)
-    beside: Ahead[Drawn] = Ahead(sampler.halt, split_cores=ahead_by > 0 and cfg.sampler.on_these_cores)
+    beside: Ahead[Drawn] = Ahead(
+        sampler.halt,
+        split_cores=ahead_by > 0 and cfg.sampler.on_these_cores,
+        end_seconds=END_SECONDS if alone else END_SECONDS_OF_MANY,
+    )
     with stopping, saver, beside:
         while step < cfg.steps and (cfg.token_budget is None or sampled < cfg.token_budget):
             before, had = here(), list(waiting)

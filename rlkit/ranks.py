@@ -5,6 +5,9 @@
     learner     micro-batches (rlkit.batch); DDP or FSDP2 averages the gradients (rlkit.learner.shard)
     disk, screen   rank 0 alone
 
+Sampler and verifiers may work in a thread beside the update (`--async-steps`), so what ranks tell each other there goes over a process
+group of its own: in one group, calls of two threads would meet in another order on each rank.
+
 Started by torchrun, or by accelerate launch. Objects travel over gloo, also where tensors go over NCCL. An error on one rank
 ends all with the one sentence of the rank that had it: each watches a word in the store that they met in, because a rank
 that waits for a dead one's tensors hears nothing.
@@ -55,8 +58,18 @@ class Ranks:
     (['a'], False, slice(0, 5, None))
     """
 
-    def __init__(self, rank: int = 0, world: int = 1) -> None:
-        self.rank, self.world = rank, world
+    def __init__(
+        self,
+        rank: int = 0,
+        world: int = 1,
+        group: dist.ProcessGroup | None = None,
+        beside: "Ranks | None" = None,
+    ) -> None:
+        """group: over which they talk; None: torch.distributed's own
+        beside: the same ranks over another group, for what goes on beside the update
+        """
+        self.rank, self.world, self._group = rank, world, group
+        self.beside = beside or self
 
     @property
     def main(self) -> bool:
@@ -68,7 +81,7 @@ class Ranks:
         if self.world == 1:
             return [value]
         out: list[Any] = [None] * self.world
-        dist.all_gather_object(out, value)
+        dist.all_gather_object(out, value, group=self._group)
         return out
 
     def first(self, value: T) -> T:
@@ -288,7 +301,9 @@ def opened(group: bool = False) -> Iterator[Ranks]:
     done = threading.Event()
     watch = threading.Thread(target=_watch, args=(store, done), daemon=True)
     watch.start()
-    ranks = Ranks(rank, world)
+    # Over gloo whatever the update uses: a thread of its own would need an NCCL stream of its own too.
+    beside = Ranks(rank, world, dist.new_group(backend="gloo", timeout=TIMEOUT))
+    ranks = Ranks(rank, world, beside=beside)
     try:
         yield ranks
         ranks.wait()  # rank 0 may still be writing

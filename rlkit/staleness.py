@@ -40,12 +40,3 @@ def warnings(cfg: TrainConfig, on_gpu: bool) -> list[str]:
             "other, and neither gives its memory to the other; --sampler vllm-server with --sampler.gpus of its own is what overlap is for"
         )
     return found
-
-
-def problems(cfg: TrainConfig, ranks: int) -> list[str]:
-    if cfg.async_steps and ranks > 1:
-        return [
-            f"async-steps {cfg.async_steps} with {ranks} ranks: verdicts and rollouts are shared between ranks, which cannot go on beside "
-            "the update's own exchange; use one rank, or --async-steps 0"
-        ]
-    return []

@@ -59,9 +59,7 @@ class Asked:
         self.before(version, self.sampler)
         self.sampler.load(weights, version)
         self.after(version, self.sampler)
-        requests = [ask(prompt(n), max_tokens=NUM_TOKENS, temperature=0.0) for n in LENGTHS]
-        self.answers[version] = [r.completion_ids for r in flat(self.sampler.sample(requests))]
-        self.sampler.forget()  # the run's own requests meet what they would have met
+        self.answers[version] = written(self.sampler)
         found = set(descendants(os.getpid()))
         self.processes |= found
         self.servers |= {p for p in found if b"VLLM_API_KEY=" in read(f"/proc/{p}/environ")}
@@ -90,6 +88,14 @@ def train(*args: str, before: Watch = nothing, after: Watch = nothing, servers_a
     own = asked.servers if servers_alone else asked.processes - there - helpers()
     require_gone(sorted(own), patience=60)
     return asked
+
+
+def written(sampler: Any) -> list[list[int]]:
+    """What a run's sampler writes greedily."""
+    requests = [ask(prompt(n), max_tokens=NUM_TOKENS, temperature=0.0) for n in LENGTHS]
+    answers = [r.completion_ids for r in flat(sampler.sample(requests))]
+    sampler.forget()  # the run's own requests meet what they would have met
+    return answers
 
 
 def helpers() -> set[int]:

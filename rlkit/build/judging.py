@@ -35,12 +35,12 @@ def make_pool(cfg: RewardConfig, verifier: AnyVerifier) -> "VerifierPool":
 def make_judge(
     cfg: RewardConfig, verifier: AnyVerifier, tokenizer: Any, ranks: "Ranks | None" = None
 ) -> "tuple[Judge, VerifierPool]":
-    """The judge and the worker processes behind it, which the caller closes. ranks: they share the answers."""
+    """The judge and the worker processes behind it, which the caller closes. ranks: they share the answers, beside the update too."""
     from rlkit.ranks import ALONE, SharedScorer
     from rlkit.verify import Judge
 
     pool = make_pool(cfg, verifier)
-    scorer = SharedScorer(pool.score, ranks or ALONE)
+    scorer = SharedScorer(pool.score, (ranks or ALONE).beside)
     judge = Judge(
         scorer,
         lambda ids: tokenizer.decode(ids, skip_special_tokens=True),

@@ -101,12 +101,12 @@ def is_fleet(name: SamplerName) -> bool:
 
 
 def share_sampler(name: SamplerName, ranks: "Ranks", make: Callable[[], Sampler]) -> Sampler:
-    """One sampler for all ranks: a fleet is rank 0's, of the others each rank makes its own."""
+    """One sampler for all ranks, which may write beside the update: a fleet is rank 0's, of the others each rank makes its own."""
     from rlkit.ranks import OneSampler, SharedSampler
 
     if is_fleet(name):
-        return OneSampler(make() if ranks.main else None, ranks)
-    return SharedSampler(make(), ranks)
+        return OneSampler(make() if ranks.main else None, ranks.beside)
+    return SharedSampler(make(), ranks.beside)
 
 
 def _make_fleet(

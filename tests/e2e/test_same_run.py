@@ -8,7 +8,7 @@ import pytest
 
 from rlkit.analysis.store import read_metrics, read_rollouts
 from rlkit.samplers.vllm_server import VllmServerSampler
-from tests.asked import GAP, PATIENCE, answers_of, expected, require_whole, train
+from tests.asked import GAP, PATIENCE, answers_of, expected, require_whole, train, written
 from tests.fakes import ROOT, wait_for
 from tests.models import save_tiny_model
 
@@ -49,18 +49,35 @@ def test_four_samplers_finish_the_same_run_and_answer_alike(
             assert row["logprobs"] == pytest.approx(same["logprobs"], abs=GAP)
 
 
-@pytest.mark.parametrize("sampler", ["vllm", "vllm-server"])
-def test_a_run_with_adapters_sends_them_alone(folder: Path, sampler: str) -> None:
-    more = ("--learner.lora-rank", "4", "--steps", "3", "--sampler", sampler, "--output-dir", "run")
-    asked = train(*more)
-    require_whole(folder / "run", 3)
-    (last,) = (folder / "run/checkpoints").glob("step-*")
-    assert asked.answers[3] == expected(last) != asked.answers[0]
-    if sampler == "vllm-server":
+@pytest.mark.parametrize("sampler", ["vllm", "vllm-server", "ray"])
+def test_a_run_with_adapters_sends_them_alone_and_goes_on_after_a_resume(
+    folder: Path, sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if sampler == "ray":
+        pytest.importorskip("ray")
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    run, checkpoints = folder / "run", folder / "run/checkpoints"
+    more = ("--learner.lora-rank", "4", "--sampler", sampler)
+    asked = train(*more, "--steps", "3", "--output-dir", "run")
+    kept = expected(checkpoints / "step-000003")
+    assert asked.answers[3] == kept != asked.answers[0]
+    at_first: list[list[list[int]]] = []
+
+    def before(version: int, sampler: Any) -> None:
+        if version == 4:
+            at_first.append(written(sampler))
+
+    again = train(*more, "--resume", "run", "--steps", "5", before=before)
+    assert at_first == [kept], "it begins with the weights of the checkpoint"
+    assert again.answers[5] == expected(checkpoints / "step-000005") != kept
+    require_whole(run, 5)
+    if sampler != "vllm":
         size = (folder / "model/model.safetensors").stat().st_size
-        sent = [row["sampler/sent_bytes"] for row in read_metrics(folder / "run")]
-        assert sent[0] > size, "what the adapters change, before the first step"
-        assert 0 < max(sent[1:]) < size / 4, "then the adapters"
+        sent = [row["sampler/sent_bytes"] for row in read_metrics(run)]
+        assert min(sent[0], sent[3]) > size, (
+            "what the adapters change, before a run's first step and a resumed one's"
+        )
+        assert 0 < max(sent[1], sent[2], sent[4]) < size / 4, "then the adapters"
 
 
 @pytest.fixture

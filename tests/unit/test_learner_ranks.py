@@ -162,6 +162,7 @@ def work(ranks: Ranks, folder: Path) -> None:
     """Everything that needs two processes, which take seconds to start."""
     keep(ranks, folder)
     meet_faults(ranks, folder)
+    talk_in_two_threads(ranks, folder)
     torch.save(
         {name: learnt(changes, ranks) for name, changes in (GRID | MORE | HALF).items()},
         folder / f"{ranks.rank}.pt",
@@ -402,6 +403,25 @@ def test_a_divided_model_that_runs_out_of_memory_stops_with_what_to_do(worked: P
     for rank in range(2):
         *_, said = torch.load(worked / f"faults{rank}.pt", weights_only=False)
         assert "A divided model (--learner.shard) cannot do a pass again" in said
+
+
+def talk_in_two_threads(ranks: Ranks, folder: Path) -> None:
+    """As with rollouts beside an update: which thread of a rank is first is chance."""
+
+    def heard(among: Ranks, what: str) -> list[list[tuple[str, int, int]]]:
+        return [among.gather((what, i, ranks.rank)) for i in range(100)]
+
+    with ThreadPoolExecutor(1) as thread:
+        beside = thread.submit(heard, ranks.beside, "rollouts")
+        mine = heard(ranks, "update")
+        torch.save([mine, beside.result()], folder / f"threads{ranks.rank}.pt")
+
+
+def test_what_ranks_tell_each_other_beside_an_update_does_not_meet_the_update(worked: Path) -> None:
+    for rank in range(2):
+        found = torch.load(worked / f"threads{rank}.pt", weights_only=False)
+        for told, what in zip(found, ("update", "rollouts"), strict=True):
+            assert told == [[(what, i, 0), (what, i, 1)] for i in range(100)]
 
 
 # -- sharing, without processes --------------------------------------------------------------------------------------------

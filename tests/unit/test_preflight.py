@@ -545,8 +545,7 @@ def test_overlap_is_told_with_its_age_its_correction_and_what_it_costs() -> None
     assert on_cpu.ready and not [w for w in on_cpu.warnings if "async-steps" in w]
     uncorrected = planned(config(async_steps=1, algo=GrpoConfig(importance_sampling_correction=False)))
     assert any("async-steps 1 without off-policy correction" in w for w in uncorrected.warnings)
-    refused = planned(config(async_steps=1), ranks=4)
-    assert not refused.ready and refused.problems[0].startswith("async-steps 1 with 4 ranks")
+    assert planned(config(async_steps=1), ranks=4).ready
 
 
 def test_an_overlapped_engine_on_the_learner_s_gpu_never_sleeps() -> None:
