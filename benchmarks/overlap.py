@@ -34,6 +34,7 @@ import tyro
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from sides.parts import asked_parts
 
 PARTS = ("time", "reward")
 GOAL = 1.10
@@ -95,14 +96,7 @@ KINDS = [Kind(async_steps=k, corrected=c) for k in (0, 1, 4) for c in ((True, Fa
 
 
 def main(args: Args) -> int:
-    parts = [part.strip() for part in args.parts.split(",")]
-    unknown = set(parts) - set(PARTS)
-    if unknown:
-        print(
-            f"--parts: {', '.join(sorted(unknown))} is not known; expected {', '.join(PARTS)}",
-            file=sys.stderr,
-        )
-        return 2
+    parts = asked_parts(args.parts, PARTS)
     console = Console(width=150)
     os.environ |= ONE_THREAD
     found: dict[str, Any] = {}

@@ -26,7 +26,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,24 +35,23 @@ import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
+from sides.parts import asked_parts
+from sides.rig import Load, Rig, dtype, fewer, make_model, tokens_of
+from sides.turns import rates, spread, table_of, turns
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM
 
 from rlkit.adapted import AdaptedWeights, LowRank
 from rlkit.samplers.contract import continuation_seed
 from rlkit.samplers.transfer import Transfer
-from rlkit.samplers.vllm_command import ServerSpec
 from rlkit.samplers.vllm_engine import VllmSampler
-from rlkit.samplers.vllm_server import FleetOptions, TransferName, VllmServerSampler
+from rlkit.samplers.vllm_server import TransferName, VllmServerSampler
 from rlkit.talks import Talk, in_rounds
-from rlkit.tiny import make_tokenizer
 from rlkit.types import Request
 
 PARTS = ("bare", "hf", "servers", "weights", "skpo", "affinity")
 GOALS = {"vs_bare_vllm": 0.95, "skpo_over_grpo": 1.10}
 """At least; at most."""
-MAX_MODEL_LEN = 512
-MAX_NUM_SEQS = 256
 
 
 @dataclass(frozen=True)
@@ -70,75 +68,12 @@ class Args:
     """Print one JSON object as the last line."""
 
 
-@dataclass(frozen=True)
-class Load:
-    """Requests as a step of training makes them."""
-
-    prompts: int
-    group: int
-    prompt_tokens: int
-    shortest: int
-    longest: int
-    """Tokens of answers, log-uniform between the two."""
-
-    def requests(self, seed: int = 0) -> list[Request]:
-        dice = random.Random(seed)
-        span = self.longest / self.shortest
-        return [
-            Request(
-                prompt_id=str(i),
-                token_ids=[dice.randrange(10, 60) for _ in range(self.prompt_tokens)],
-                n=self.group,
-                max_tokens=int(self.shortest * span ** dice.random()),
-                temperature=1.0,
-                seed=seed + i,
-            )
-            for i in range(self.prompts)
-        ]
-
-
 FULL = Load(prompts=48, group=8, prompt_tokens=32, shortest=8, longest=120)
 SMALL = Load(prompts=4, group=2, prompt_tokens=32, shortest=4, longest=12)
 
 
-class Rig:
-    """Engines and servers with one model: started when first asked for, and ended with the block."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._open = ExitStack()
-        self._made: dict[str, Any] = {}
-
-    def __enter__(self) -> "Rig":
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self._open.close()
-
-    def engine(self, number: int = 0) -> VllmSampler:
-        """rlkit's engine in this process."""
-        made: VllmSampler = self._once(f"engine {number}", lambda: engine(self.folder))
-        return made
-
-    def servers(self, count: int) -> VllmServerSampler:
-        made: VllmServerSampler = self._once(f"{count} servers", lambda: servers(self.folder, count))
-        return made
-
-    def _once(self, name: str, make: Callable[[], Any]) -> Any:
-        if name not in self._made:
-            self._made[name] = self._open.enter_context(closing(make()))
-        return self._made[name]
-
-
 def main(args: Args) -> int:
-    parts = [part.strip() for part in args.parts.split(",")]
-    unknown = set(parts) - set(PARTS)
-    if unknown:
-        print(
-            f"--parts: {', '.join(sorted(unknown))} is not known; expected {', '.join(PARTS)}",
-            file=sys.stderr,
-        )
-        return 2
+    parts = asked_parts(args.parts, PARTS)
     console = Console(width=120)
     repeats, load = (1, SMALL) if args.small else (args.repeats, FULL)
     found: dict[str, Any] = {}
@@ -166,103 +101,6 @@ def main(args: Args) -> int:
 
 def device_words() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-
-
-def dtype() -> Any:
-    return "bfloat16" if torch.cuda.is_available() else "float32"
-
-
-def make_model(folder: Path, *, small: bool) -> Path:
-    """A random Qwen2 with the embedded model's tokenizer."""
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer()
-    hidden, layers = (64, 2) if small else (320, 8)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        intermediate_size=3 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=hidden // 32,
-        num_key_value_heads=max(1, hidden // 64),
-        max_position_embeddings=MAX_MODEL_LEN,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    Qwen2ForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def engine(folder: Path) -> VllmSampler:
-    """rlkit's engine in this process. stop_ids: none, so that the work is the same on every side."""
-    return VllmSampler(
-        folder,
-        dtype=dtype(),
-        max_model_len=MAX_MODEL_LEN,
-        max_num_seqs=MAX_NUM_SEQS,
-        kv_cache_memory=512,
-        stop_ids=[],
-    )
-
-
-def servers(folder: Path, count: int) -> VllmServerSampler:
-    spec = ServerSpec(
-        model=str(folder),
-        dtype=dtype(),
-        max_model_len=MAX_MODEL_LEN,
-        max_num_seqs=MAX_NUM_SEQS,
-        kv_cache_memory=512,
-        on_gpu=torch.cuda.is_available(),
-        gpu_memory_utilization=0.4,
-        backend="nccl" if torch.cuda.is_available() else "rlkit",
-    )
-    gpus = tuple(range(torch.cuda.device_count()))
-    return VllmServerSampler.start(folder, spec, count, stop_ids=[], options=FleetOptions(gpus=gpus))
-
-
-def tokens_of(requests: Sequence[Request]) -> int:
-    return sum(request.n * request.max_tokens for request in requests)
-
-
-def turns(sides: Mapping[str, Callable[[int], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each side in each turn. Turn 0 is not counted; each turn has requests of its own, so no cache helps."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(repeats + 1):
-        for name in list(sides) if turn % 2 else list(sides)[::-1]:
-            began = time.perf_counter()
-            sides[name](turn)
-            if turn > 0:
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
-
-
-def table_of(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
-    return table
-
-
-def spread(values: Sequence[float], digits: int = 0) -> str:
-    return (
-        f"{statistics.median(values):,.{digits}f}  ({min(values):,.{digits}f} .. {max(values):,.{digits}f})"
-    )
-
-
-def rates(
-    title: str, tokens: Callable[[int], int], seconds: Mapping[str, Sequence[float]], base: str
-) -> tuple[Table, dict[str, float]]:
-    """Tokens per second of each side, and its ratio to `base` turn by turn: what disturbs a turn disturbs both."""
-    table = table_of(title, ["", "tokens/s", f"over {base}"])
-    medians = {}
-    for name, times in seconds.items():
-        rate = [tokens(turn + 1) / value for turn, value in enumerate(times)]
-        ratio = [b / a for a, b in zip(times, seconds[base], strict=True)]
-        medians[name] = statistics.median(ratio)
-        table.add_row(name, spread(rate), spread(ratio, 2))
-    return table, medians
 
 
 def measure_bare(rig: Rig, load: Load, repeats: int) -> tuple[Table, dict[str, Any]]:
@@ -514,11 +352,6 @@ def scattered(sampler: VllmServerSampler, requests: Sequence[Request]) -> None:
             sampler.fleet._tokens["cached_tokens"] += answer.cached_tokens
 
     sampler.fleet._wait(all_of())
-
-
-def fewer(load: Load) -> Load:
-    """Fewer prompts, for what takes long."""
-    return replace(load, prompts=load.prompts * 2 // 3)
 
 
 MEASURE: dict[str, Callable[[Rig, Load, int], tuple[Table, dict[str, Any]]]] = {
