@@ -235,7 +235,7 @@ MODULES = {
         ("rlkit/loop.py", "from rlkit.evaluate import Evaluation", "neighbours"),
         ("rlkit/data.py", "import trl", "rlkit/sft.py only"),
         ("rlkit/build.py", "from rlkit.loop import train", "inside functions"),
-        ("rlkit/cli.py", "if True:\n    from rlkit import build", "inside functions"),
+        ("rlkit/cli/dispatch.py", "if True:\n    from rlkit import build", "inside functions"),
         ("rlkit/helpers.py", "", "not on the plan"),
         ("rlkit/loop.py", "from rlkit.helpers import x", "not on the plan"),
     ],

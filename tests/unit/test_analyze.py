@@ -232,7 +232,7 @@ def test_the_template_s_fields_in_a_model_s_text_are_text(place: Path) -> None:
 
 def test_a_run_brings_its_model_data_and_reward(models: list[str], place: Path) -> None:
     """Its newest checkpoint; a flag overrules what the run says."""
-    from rlkit.cli import study_args
+    from rlkit.cli.dispatch import study_args
 
     train = ("train", "--model", models[0], "--data", "test.jsonl", "--reward", EVEN)
     train = (*train, "--workers", "0", "--sampler", "hf", "--steps", "2", "--prompts-per-step", "2")

@@ -13,7 +13,8 @@ from rlkit import __version__
 from rlkit.algo_own import SkpoConfig
 from rlkit.algo_presets import ALGO_CONFIGS
 from rlkit.analyze_args import STUDIES
-from rlkit.cli import (
+from rlkit.cli import main
+from rlkit.cli.args import (
     DASH_FLAGS,
     DOCTOR_FLAGS,
     ENV_FLAGS,
@@ -24,10 +25,8 @@ from rlkit.cli import (
     ServeArgs,
     SftArgs,
     TrainArgs,
-    _start,
-    main,
-    parse,
 )
+from rlkit.cli.settings import parse, with_algo
 from rlkit.config import EvalConfig, SftConfig, TrainConfig
 from rlkit.errors import ConfigError
 from rlkit.flags import flag_types
@@ -40,7 +39,7 @@ HEAVY = ("torch", "vllm", "transformers", "datasets", "trl", "accelerate", "pyar
 
 
 def train(*args: str) -> TrainConfig:
-    cfg: TrainConfig = parse(TrainArgs, _start(TrainConfig(), args), args, "rlkit train").cfg
+    cfg: TrainConfig = parse(TrainArgs, with_algo(TrainConfig(), args), args, "rlkit train").cfg
     return cfg
 
 

@@ -20,7 +20,8 @@ from rlkit.algo_presets import (
     RlooConfig,
     SapoConfig,
 )
-from rlkit.cli import EvalArgs, SftArgs, TrainArgs, _start, parse
+from rlkit.cli.args import EvalArgs, SftArgs, TrainArgs
+from rlkit.cli.settings import parse, with_algo
 from rlkit.config import (
     DataConfig,
     EvalConfig,
@@ -39,7 +40,7 @@ def read_back(cfg: Any, file: Path, kind: Any = TrainArgs) -> Any:
     """`cfg` as TOML, read by the command line."""
     file.write_text(tomli_w.dumps(to_toml(cfg)))
     args = ["--config", str(file)]
-    start = _start(TrainConfig(), args) if kind is TrainArgs else type(cfg)()
+    start = with_algo(TrainConfig(), args) if kind is TrainArgs else type(cfg)()
     return parse(kind, start, args, "rlkit train").cfg
 
 

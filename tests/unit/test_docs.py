@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from rlkit import __version__, cli
+from rlkit import __version__
 from rlkit.algo_config import AlgoConfig, FamilyConfig
 from rlkit.algo_presets import ALGO_CONFIGS
+from rlkit.cli.args import EvalArgs, ServeArgs, SftArgs, TrainArgs
+from rlkit.cli.dispatch import check_args, score_args, study_args
+from rlkit.cli.settings import parse as parse_args
+from rlkit.cli.settings import with_algo
 from rlkit.config import EvalConfig, SftConfig, TrainConfig
 from rlkit.errors import RlkitError
 from rlkit.serve_config import ServeConfig
@@ -42,19 +46,19 @@ def parse(command: str) -> None:
     program, name, *args = shlex.split(command)
     assert program == "rlkit"
     if name == "train":
-        cli.parse(cli.TrainArgs, cli._start(TrainConfig(), args), args, "rlkit train")
+        parse_args(TrainArgs, with_algo(TrainConfig(), args), args, "rlkit train")
     elif name == "eval":
-        cli.parse(cli.EvalArgs, EvalConfig(), args, "rlkit eval")
+        parse_args(EvalArgs, EvalConfig(), args, "rlkit eval")
     elif name == "score":
-        cli.score_args(args)
+        score_args(args)
     elif name == "serve":
-        cli.parse(cli.ServeArgs, ServeConfig(), args, "rlkit serve")
+        parse_args(ServeArgs, ServeConfig(), args, "rlkit serve")
     elif name == "rewards":
-        cli.check_args(args[1:])
+        check_args(args[1:])
     elif name == "analyze":
-        cli.study_args(args)
+        study_args(args)
     else:
-        cli.parse(cli.SftArgs, SftConfig(), args, "rlkit sft")
+        parse_args(SftArgs, SftConfig(), args, "rlkit sft")
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,8 @@ from rlkit.algo_own import SkpoConfig
 from rlkit.algo_presets import CispoConfig, DapoConfig, GspoConfig, GspoNConfig, NsrConfig
 from rlkit.algos.base import Sampling
 from rlkit.batch import TokenStats, make_minibatches
+from rlkit.cli.args import TrainArgs
+from rlkit.cli.settings import parse, with_algo
 from rlkit.commands import train
 from rlkit.config import TrainConfig
 from rlkit.rewards import VerifierPool, make_verifier
@@ -66,7 +68,7 @@ def example(name: str) -> ModuleType:
 
 def config(*args: str) -> TrainConfig:
     """What `rlkit train ARGS` would run with."""
-    cfg = cli.parse(cli.TrainArgs, cli._start(TrainConfig(), args), args, "rlkit train").cfg
+    cfg = parse(TrainArgs, with_algo(TrainConfig(), args), args, "rlkit train").cfg
     assert isinstance(cfg, TrainConfig)
     return cfg
 

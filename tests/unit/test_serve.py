@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from rlkit import cli
+from rlkit.cli.args import ServeArgs, TrainArgs
+from rlkit.cli.settings import parse, with_algo
+from rlkit.config import TrainConfig
 from rlkit.errors import ConfigError
 from rlkit.sampler_config import SamplerConfig
 from rlkit.samplers.servers import Address, announce, gpus_of, read_addresses
@@ -25,7 +27,7 @@ SPEC = ServerSpec(
 
 
 def serve(*args: str) -> ServeConfig:
-    cfg: ServeConfig = cli.parse(cli.ServeArgs, ServeConfig(), args, "rlkit serve").cfg
+    cfg: ServeConfig = parse(ServeArgs, ServeConfig(), args, "rlkit serve").cfg
     return cfg
 
 
@@ -114,7 +116,7 @@ def test_the_slurm_example_is_a_script_whose_commands_parse() -> None:
     words = shlex.split(line.partition("-m rlkit train")[2].rstrip("& "))
     at = words.index("--config")
     flags = [word for i, word in enumerate(words) if i not in (at, at + 1)]
-    cfg = cli.parse(cli.TrainArgs, cli._start(cli.TrainConfig(), flags), flags, "rlkit train").cfg
+    cfg = parse(TrainArgs, with_algo(TrainConfig(), flags), flags, "rlkit train").cfg
     assert cfg.sampler.urls == "@$SERVERS" and cfg.learner.shard == "fsdp2"
 
 

@@ -1,0 +1,5 @@
+"""The `rlkit` command."""
+
+from .dispatch import main
+
+__all__ = ["main"]
