@@ -7,6 +7,7 @@ their values pile up at 0 and 1, where the plain percentile bootstrap covers the
     mean_interval        values in [0, 1]: Wilson's score interval, its variance scaled to what the values show; Wilson's own
                          interval, to the digit, when every value is 0 or 1
     plain_interval       values of any size: as the differences from their mean
+    clustered_interval   the mean of answers, so many to each problem: one of these two where all have equally many
     difference_interval  paired differences: Student's t with the skewness taken out (Hall 1992), and one problem's worth of
                          the largest differences added, so that few or no differences still have a width
     bootstrap_interval   BCa over problems, reported beside them
@@ -46,13 +47,41 @@ def mean_interval(values: "ArrayLike") -> Interval:
     return score_interval(mean, dispersion(x), m)
 
 
-def dispersion(x_P: NDArray[np.float64]) -> float:
-    """Variance over that of right-or-wrong values with the same mean, in (0, 1]; 1 for right-or-wrong values."""
+def clustered_interval(counts: "ArrayLike", totals: "ArrayLike", *, in_unit: bool) -> Interval:
+    """95 % interval of sum(totals) / sum(counts): the mean of answers, of which each problem has its own number.
+
+    counts, totals: of each problem, how many answers it has and what they are worth together; in_unit: each is in [0, 1]
+
+    Answers to one problem depend on each other: what it adds to the doubt is (total - mean * count), as one (a ratio of sums;
+    arXiv:2411.00640, section 2.2).
+
+    >>> low, high = clustered_interval([3] * 10, [3.0] * 8 + [0.0] * 2, in_unit=True)  # 10 problems, whatever they were asked
+    >>> round(low, 3), round(high, 3)
+    (0.49, 0.943)
+    """
+    n_P, total_P = _checked(counts), _checked(totals)
+    mean = float(total_P.sum() / n_P.sum())
+    x_P = mean + (total_P - mean * n_P) / n_P.mean()  # with equal counts the problems' own means
+    if not in_unit:
+        return plain_interval(x_P)
+    mean = min(max(mean, 0.0), 1.0)
+    unevenness = float((n_P**2).mean() / n_P.mean() ** 2)
+    return score_interval(mean, dispersion(x_P, unevenness), len(n_P))
+
+
+def dispersion(x_P: NDArray[np.float64], unevenness: float = 1.0) -> float:
+    """Variance over that of right-or-wrong values with the same mean: in (0, 1], and 1 for right-or-wrong values.
+
+    unevenness: what it is for problems that are right or wrong as a whole, when they count unequally; the limit is this then,
+    or what the values show.
+    """
     m, mean = len(x_P), float(x_P.mean())
     full = mean * (1 - mean)
-    if m < 2 or full <= 0:
-        return 1.0
-    return min(1.0, (m * float(x_P.var()) / full + ADDED_PROBLEMS) / (m - 1 + ADDED_PROBLEMS))
+    if m < 2 or full <= 1e-12:
+        return unevenness
+    shown = float(x_P.var()) / full
+    drawn = (m * shown + ADDED_PROBLEMS * unevenness) / (m - 1 + ADDED_PROBLEMS)
+    return min(max(unevenness, shown), drawn)
 
 
 def score_interval(mean: float, scale: float, num_problems: int) -> Interval:
@@ -73,7 +102,7 @@ def difference_interval(differences: "ArrayLike") -> Interval:
     >>> round(low, 3), round(high, 3)
     (-0.066, 0.066)
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit  # scipy.stats has it too, and takes a second to load
 
     d = _checked(differences)
     m = len(d)
@@ -85,7 +114,7 @@ def difference_interval(differences: "ArrayLike") -> Interval:
     variance = (total + added) / (m + 1) - mean**2
     error = math.sqrt(variance / (m + 1))
     skewness = float(((d - mean) ** 3).sum()) / (m + 1) / variance**1.5
-    quantile = float(t.ppf(0.975, m - 1))
+    quantile = float(stdtrit(m - 1, 0.975))
     return mean - error * _unskewed(quantile, skewness, m + 1), mean - error * _unskewed(
         -quantile, skewness, m + 1
     )

@@ -113,6 +113,11 @@ def _require_same(folder: Path, settings: Mapping[str, Any]) -> None:
         raise RunError(
             f"{path}: is not JSON ({error}); was it edited? Choose another --output-dir"
         ) from error
+    if not isinstance(before, dict):
+        raise RunError(
+            f"{path}: holds a {type(before).__name__}, expected a JSON object of settings; was it edited? "
+            "Choose another --output-dir"
+        )
     changed = [
         f"{name} = {settings.get(name)!r} (it was {before.get(name)!r})"
         for name in sorted(before.keys() | settings.keys())

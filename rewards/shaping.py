@@ -106,8 +106,8 @@ MAX_PIECE = 200
 def looping_piece(words: list[str], times: int) -> list[str]:
     """The shortest piece that the words end with `times` times in a row or more, the last one perhaps cut; []: none.
 
-    >>> looping_piece("so we wait and see and wait and see and wait and see and wait and".split(), 3)
-    ['see', 'and', 'wait', 'and']
+    >>> looping_piece(("so we wait " + "and see what the others will do " * 3 + "and").split(), 3)
+    ['see', 'what', 'the', 'others', 'will', 'do', 'and']
     """
     if not times:
         return []

@@ -62,7 +62,7 @@ def make_verifier(spec: str, task_verifier: Verifier | None = None) -> AnyVerifi
     >>> make_verifier("math")
     MathVerifier()
     >>> make_verifier("format(max_tail=20)")
-    FormatVerifier(max_tail=20)
+    FormatVerifier(max_tail=20, tags='none', box=True)
     >>> [(name, weight) for name, weight, _ in make_verifier("math-0.1*format").terms]
     [('math', 1.0), ('format', -0.1)]
     """

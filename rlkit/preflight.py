@@ -73,6 +73,7 @@ def plan(
     decode: Callable[[list[int]], str] | None = None,
     tokenizer_problem: str | None = None,
     learning_rates: Sequence[str] = (),
+    idle: Sequence[str] = (),
     ranks: int = 1,
     machine: Machine | None = None,
 ) -> Plan:
@@ -85,6 +86,7 @@ def plan(
     decode: token ids -> text, for SKPO's [s, q]
     tokenizer_problem: the sentence why there is no tokenizer; then prompts need no token ids, and the plan is not ready
     learning_rates: the table of parameter groups; none when all weights learn alike
+    idle: a sentence for each of the algorithm's settings that was changed and does nothing
     ranks: processes that train together
     """
     machine = machine or this_machine(cfg.output_dir)
@@ -96,7 +98,7 @@ def plan(
         batch_lines.append(
             f"ranks: {ranks} share prompts, verdicts and micro-batches; the numbers above are of all together"
         )
-    warnings += batch_warnings
+    warnings += [*batch_warnings, *idle]
     sections = [
         Section(title="Model", lines=tuple(model_lines)),
         Section(title="Batch", lines=tuple(batch_lines)),

@@ -33,6 +33,7 @@ FILES = {
     "key.toml": '[algo]\nname = "grpo"\nepsilom = 0.3\n',
     "type.toml": 'steps = "many"\n',
     "switch.toml": '[data]\nshuffle = "yes"\n',
+    "no-settings/study.json": "[]\n",
     "my_reward.py": (
         "import math\n\n\n"
         "def score(prompt, text):\n    return float(prompt.reference in text)\n\n\n"

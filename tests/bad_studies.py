@@ -28,4 +28,9 @@ STUDIES = [
         "rlkit analyze implicit tiny --key OPENAI_API_KEY",
         "key = 'OPENAI_API_KEY': expected none without --endpoint: a local model needs no key",
     ),
+    Bad(
+        "a study whose settings are none",
+        "rlkit analyze skip model --data task:chain --sampler hf --output-dir no-settings",
+        "no-settings/study.json: holds a list, expected a JSON object of settings; was it edited? Choose another --output-dir",
+    ),
 ]

@@ -3,8 +3,9 @@
 Every import of a room stands inside the function that needs it, so that `rlkit --help` loads neither torch nor vLLM.
 """
 
-from .algorithms import algo_config, make_algorithm, step_ends
+from .algorithms import algo_config, algorithm_class, make_algorithm, step_ends
 from .embedded import imitate, tiny_folder
+from .idle import idle_settings
 from .judging import make_judge, make_pool, make_verifier
 from .policy import (
     find_model,
@@ -24,10 +25,12 @@ from .watching import make_tracker, style_tokens
 __all__ = [
     "SLACK_TOKENS",
     "algo_config",
+    "algorithm_class",
     "file_examples",
     "find_model",
     "find_tokenizer",
     "held_out_prompts",
+    "idle_settings",
     "imitate",
     "is_fleet",
     "learning_rates",

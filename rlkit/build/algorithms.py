@@ -1,5 +1,6 @@
 """An algorithm's name -> its config, and the config -> the algorithm."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rlkit.algo_config import AlgoConfig, FamilyConfig
@@ -48,9 +49,19 @@ def _user_algorithm(name: str) -> Any:
 
 def make_algorithm(cfg: AlgoConfig, sampling: "Sampling") -> "Algorithm":
     """The algorithm that runs this kind of config; the user's own class for a `file.py:attr`."""
+    kind = algorithm_class(cfg)
+    if isinstance(cfg, WReinforceConfig) and cfg.schedule == "stage" and not is_user_object(cfg.name):
+        from rlkit.analysis.stages import detect
+
+        kind = partial(kind, detect=detect)
+    made: Algorithm = kind(cfg, sampling)
+    return made
+
+
+def algorithm_class(cfg: AlgoConfig) -> Any:
+    """What is called with the config and a Sampling to make the algorithm."""
     if is_user_object(cfg.name):
-        own: Algorithm = _user_algorithm(cfg.name)(cfg, sampling)
-        return own
+        return _user_algorithm(cfg.name)
     from rlkit.algos.family import Family
     from rlkit.algos.skpo import Skpo
     from rlkit.algos.spo import Spo
@@ -58,9 +69,8 @@ def make_algorithm(cfg: AlgoConfig, sampling: "Sampling") -> "Algorithm":
 
     if isinstance(cfg, WReinforceConfig) and cfg.schedule == "stage":
         from rlkit.algos.staged import Staged
-        from rlkit.analysis.stages import detect
 
-        return Staged(cfg, sampling, detect)
+        return Staged
     kinds: dict[type[AlgoConfig], type[Algorithm]] = {
         FamilyConfig: Family,
         SkpoConfig: Skpo,
@@ -69,7 +79,7 @@ def make_algorithm(cfg: AlgoConfig, sampling: "Sampling") -> "Algorithm":
     }
     for kind, algorithm in kinds.items():
         if isinstance(cfg, kind):
-            return algorithm(cfg, sampling)
+            return algorithm
     raise ConfigError(f"--algo: {unknown_name('algorithm', cfg.name, ALGO_CONFIGS)}")
 
 

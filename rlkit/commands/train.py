@@ -121,6 +121,7 @@ def prepare(cfg: TrainConfig, ranks: "Ranks | None" = None) -> "tuple[Plan, Read
             decode=None if tokenizer is None else tokenizer.decode,
             tokenizer_problem=problem,
             learning_rates=build.learning_rates(cfg, place),
+            idle=build.idle_settings(cfg.algo, build.algorithm_class(cfg.algo)),
             ranks=ranks.world,
         )
     if not told.ready or data is None:

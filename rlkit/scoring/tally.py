@@ -4,13 +4,12 @@ Verdicts are added one by one and forgotten; memory is bounded however many ther
 """
 
 import hashlib
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rlkit.analysis.intervals import score_interval
+from rlkit.analysis.intervals import clustered_interval
 from rlkit.reasons import reason_kind
 from rlkit.types import Score
 
@@ -30,7 +29,7 @@ class Mean:
     def __init__(self) -> None:
         self.count = 0
         self.total = 0.0
-        self._binary = True
+        self._in_unit = True
         self._by_prompt: dict[int, list[float]] = {}  # count, sum of values
         self._mask = -1
 
@@ -38,7 +37,7 @@ class Mean:
         """prompt: a 64-bit number that answers to one prompt share"""
         self.count += 1
         self.total += value
-        self._binary = self._binary and value in (0.0, 1.0)
+        self._in_unit = self._in_unit and -1e-9 <= value <= 1 + 1e-9
         sums = self._by_prompt.setdefault(prompt & self._mask, [0.0, 0.0])
         sums[0] += 1
         sums[1] += value
@@ -58,29 +57,11 @@ class Mean:
         return self.total / self.count if self.count else None
 
     def interval(self) -> tuple[float, float] | None:
-        """95 % interval of the mean; None: no interval can be given (nothing, or a single prompt with other values than 0 and 1).
-
-        Values 0 and 1, one completion to a prompt: Wilson's score interval. Otherwise clustered by prompt, since answers to
-        one prompt are not independent of each other (arXiv:2411.00640, section 2.2), with Student's t. Where all values are
-        equal the spread says nothing: Wilson's interval for as many completions as there are prompts.
-        """
-        from scipy.special import stdtrit  # scipy.stats has it too, and takes a second to load
-
-        prompts = len(self._by_prompt)
-        if not self.count:
+        """95 % interval of the mean, as `rlkit eval` has it; None: there is none (of nothing, or of a single prompt with values outside [0, 1])."""
+        if not self.count or (len(self._by_prompt) < 2 and not self._in_unit):
             return None
-        mean = self.total / self.count
-        equal = all(abs(total - count * mean) < 1e-12 for count, total in self._by_prompt.values())
-        if self._binary and (prompts == self.count or mean in (0.0, 1.0)):
-            return score_interval(mean, 1.0, prompts)
-        if prompts < 2:
-            return None
-        if equal:
-            return mean, mean
-        squares = math.fsum((total - count * mean) ** 2 for count, total in self._by_prompt.values())
-        error = math.sqrt(squares * prompts / (prompts - 1)) / self.count
-        reach = float(stdtrit(prompts - 1, 0.975)) * error
-        return mean - reach, mean + reach
+        counts, totals = zip(*self._by_prompt.values(), strict=True)
+        return clustered_interval(counts, totals, in_unit=self._in_unit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,8 @@ import pyarrow.parquet
 import pytest
 from scipy.stats import binomtest
 
+from rlkit.analysis.eval_summary import estimate
+from rlkit.analysis.intervals import score_interval
 from rlkit.errors import DataError
 from rlkit.reasons import reason_kind
 from rlkit.score_config import ScoreConfig
@@ -166,15 +168,35 @@ def test_wilsons_interval_is_scipys(right: int):
 
 
 def test_answers_to_one_prompt_are_one_cluster():
-    """Sums 2 and 1 of 2 answers each, mean 3/4: residuals +-1/2, error sqrt(2/1 * 1/2) / 4 = 1/4, t(1) = 12.706."""
+    """Means 1 and 1/2 of two prompts: variance 1/16 of at most 3/16, dispersion (2/3 + 2) / 3 = 8/9, and with it
+    a = 3.8415 * 8/9 / 2 = 1.7073: (0.75 + a/2) / (1 + a) = 0.5923, +- sqrt(a * 3/16 + a^2/4) / (1 + a) = 0.3783."""
     low, high = mean_of([(0, 1.0), (0, 1.0), (1, 0.0), (1, 1.0)]).interval() or (0, 0)
-    assert (low, high) == pytest.approx((0.75 - 12.7062 / 4, 0.75 + 12.7062 / 4), abs=1e-4)
+    assert (low, high) == pytest.approx((0.2141, 0.9706), abs=1e-4)
 
 
-def test_single_answers_have_the_interval_of_a_plain_mean():
-    """Values 0, 1/2, 1/2, 1: deviation sqrt(1/6), error 0.2041, t(3) = 3.1824."""
+def test_single_answers_have_the_interval_of_a_mean_over_problems():
+    """Values 0, 1/2, 1/2, 1: variance 1/8 of at most 1/4, dispersion (2 + 2) / 5 = 0.8, a = 3.8415 * 0.8 / 4 = 0.7683."""
     low, high = mean_of([(0, 0.0), (1, 0.5), (2, 0.5), (3, 1.0)]).interval() or (0, 0)
-    assert (low, high) == pytest.approx((0.5 - 0.6496, 0.5 + 0.6496), abs=1e-4)
+    assert (low, high) == pytest.approx((0.5 - 0.3296, 0.5 + 0.3296), abs=1e-4)
+
+
+@pytest.mark.parametrize("shift", [0.0, -2.0])
+def test_score_and_eval_have_one_interval(shift: float):
+    """Three answers to each of 7 prompts: what `rlkit eval` says of the prompts' means, in [0, 1] and outside."""
+    worth = [[(p * k) % 4 / 3 + shift for k in (1, 2, 3)] for p in range(7)]
+    per_prompt = {str(p): sum(values) / 3 for p, values in enumerate(worth)}
+    said = estimate(per_prompt, seed=0, in_unit=shift == 0)
+    mean = mean_of([(p, value) for p, values in enumerate(worth) for value in values])
+    assert said is not None and mean.value == pytest.approx(said.mean)
+    assert mean.interval() == pytest.approx((said.low, said.high), abs=1e-9)
+
+
+def test_a_prompt_asked_more_often_than_others_counts_for_less_than_its_answers():
+    """One answer, right, and three, wrong: variance 9/64 of at most 3/16 * 1.25, since (1 + 9) / 2 / 2^2 = 1.25."""
+    found = mean_of([(0, 1.0), (1, 0.0), (1, 0.0), (1, 0.0)]).interval()
+    assert found == pytest.approx(score_interval(0.25, 1.25, 2))
+    low, high = mean_of([(0, 1.0)] * 100 + [(p, 0.0) for p in range(1, 101)]).interval() or (0, 0)
+    assert high - low > 0.6, "half of the answers are one prompt's; 200 prompts would have 0.14"
 
 
 def test_equal_values_say_nothing_about_their_spread():
@@ -182,8 +204,12 @@ def test_equal_values_say_nothing_about_their_spread():
     for answers in (1, 3):
         low, high = mean_of([(p, 1.0) for p in range(4) for _ in range(answers)]).interval() or (0, 0)
         assert (round(low, 4), round(high, 4)) == (0.5101, 1.0)
-    assert mean_of([(0, 0.5), (1, 0.5)]).interval() == (0.5, 0.5)
-    assert mean_of([(0, 0.5)]).interval() is None and Mean().interval() is None
+    low, high = mean_of([(0, 0.5), (1, 0.5)]).interval() or (
+        0,
+        0,
+    )  # two problems' worth of doubt: dispersion 2/3
+    assert (low, high) == pytest.approx((0.1253, 0.8747), abs=1e-4)
+    assert mean_of([(0, 7.0)]).interval() is None and Mean().interval() is None
 
 
 def test_memory_is_bounded_and_the_interval_stays(monkeypatch: pytest.MonkeyPatch):

@@ -78,3 +78,14 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
     with pytest.raises(RunError, match="holds something else"):
         StudyStore(tmp_path, SETTINGS)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("[1, 2]", "holds a list, expected a JSON object"), ("null", "holds a NoneType"), ("{", "is not JSON")],
+)
+def test_settings_that_are_no_settings_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "study.json").write_text(text)
+    with pytest.raises(RunError, match=f"study.json: {words}.*Choose another --output-dir"):
+        StudyStore(tmp_path, SETTINGS)
+    assert (tmp_path / "study.json").read_text() == text
