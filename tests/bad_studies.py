@@ -1,4 +1,4 @@
-"""Bad inputs of `rlkit analyze`: rows of tests/bad_inputs.py."""
+"""Bad inputs of `rlkit analyze` and `rlkit simulate`: rows of tests/bad_inputs.py."""
 
 from tests.bad_files import Bad
 
@@ -32,5 +32,33 @@ STUDIES = [
         "a study whose settings are none",
         "rlkit analyze skip model --data task:chain --sampler hf --output-dir no-settings",
         "no-settings/study.json: holds a list, expected a JSON object of settings; was it edited? Choose another --output-dir",
+    ),
+]
+SIMULATED = [
+    Bad(
+        "probabilities that do not sum to 1",
+        "rlkit simulate --p0 .45,.05,.4",
+        "p0 = 0.45,0.05,0.4: sums to 0.9, expected 1",
+    ),
+    Bad(
+        "more probabilities than rewards",
+        "rlkit simulate --rewards 1,0",
+        "p0 has 3 numbers (0.45,0.05,0.5) and rewards 2 (1,0): expected one probability for each action",
+    ),
+    Bad(
+        "no numbers",
+        "rlkit simulate --rewards 1,x,0",
+        "--rewards '1,x,0': expected numbers separated by commas, as 1,2,3",
+    ),
+    Bad(
+        "algorithm without a bandit",
+        "rlkit simulate --algo skpo",
+        "--algo skpo: not of GRPO's family, so there is no bandit of it; expected one that `rlkit algos` lists with signs, as grpo, "
+        "grpo_n, nsr or w_reinforce",
+    ),
+    Bad(
+        "figure of another kind",
+        "rlkit simulate --figure page.png",
+        "--figure page.png: expected a name that ends in .html",
     ),
 ]
