@@ -216,7 +216,7 @@ def study_args(args: Sequence[str]) -> tuple[str, Any]:
     words, flags = split_words(expand(rest, default), flag_types(kind, default))
     if asks_help(rest):
         return name, parse(kind, default, ["--help"], f"rlkit analyze {name}", words or ["tiny"])
-    from rlkit.commands.analyze import small, subjects, with_run
+    from rlkit.commands.analyze_subjects import small, subjects, with_run
 
     found = subjects(name, words)
     run = None

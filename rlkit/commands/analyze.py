@@ -1,8 +1,8 @@
 """`rlkit analyze mc-credit | skip | implicit`: what is asked of whom, the study, and what it came to.
 
-subject(...)     a run, a checkpoint, a model folder, a hub id or `tiny` -> the model, and the settings of its run
-_opened(...)     the folder in which nothing is drawn twice
-analyze_show     tables, JSON and a figure, from the result alone
+analyze_subjects     a run, a checkpoint, a model folder, a hub id or `tiny` -> the model, and the settings of its run
+study_lab            the model, its prompts and the folder in which nothing is drawn twice, as one object
+analyze_show         tables, JSON and a figure, from the result alone
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlkit import build
 from rlkit.analyze_config import ImplicitConfig, McCreditConfig, SkipConfig, StudyConfig
-from rlkit.config import ModelConfig, TrainConfig
+from rlkit.config import ModelConfig
 from rlkit.errors import ConfigError, RunError
 
 from . import analyze_show as show
@@ -47,71 +47,6 @@ def analyze(name: str, args: Any, console: "Console") -> int:
     if name == "implicit":
         return implicit(args.cfg, args.subjects, console, way)
     return skip(args.cfg, console, way) if name == "skip" else mc_credit(args.cfg, console, way)
-
-
-# -- whose answers -----------------------------------------------------------------------------------------------------
-
-
-def subjects(study: str, words: Sequence[str]) -> list[tuple[str, Path | None]]:
-    """What the user named, as many as the study takes. Raises ConfigError."""
-    if not words or (len(words) > 1 and study != "implicit"):
-        raise ConfigError(
-            f"rlkit analyze {study} takes {'one or more subjects' if study == 'implicit' else 'one subject'}, as runs/NAME, a model "
-            f"folder or tiny, but got {' '.join(words) or 'none'}"
-        )
-    return [subject(word) for word in words]
-
-
-def subject(name: str) -> tuple[str, Path | None]:
-    """The model behind what the user named, and the run folder it comes from; None: from no run. Raises RunError."""
-    from rlkit import checkpoint
-
-    path = Path(name)
-    if (path / "config.toml").is_file():
-        saved = checkpoint.choose(path / "checkpoints").folder
-        if saved is None:
-            raise RunError(
-                f"{name}: a run without a checkpoint yet; name a model folder, or wait for --log.save-every"
-            )
-        return str(saved), path
-    run = path.resolve().parent.parent
-    if (path / "rlkit" / "state.json").is_file() and (run / "config.toml").is_file():
-        return name, run
-    return name, None
-
-
-def with_run(cfg: Any, model: str, run: TrainConfig | None) -> Any:
-    """A study's default settings for this model: data, reward, sampling and lengths are those of its run."""
-    if run is None:
-        return replace(cfg, model=replace(cfg.model, name=model))
-    return replace(
-        cfg,
-        model=replace(run.model, name=model),
-        data=run.data if run.data.held_out is None else replace(run.data, name=run.data.held_out),
-        reward=run.reward,
-        sampler=run.sampler,
-        max_prompt_length=run.max_prompt_length,
-        max_completion_length=run.max_completion_length,
-    )
-
-
-def small(cfg: Any) -> Any:
-    """The same study with defaults that a small model answers in seconds."""
-    if isinstance(cfg, McCreditConfig):
-        return replace(
-            cfg,
-            prompts=4,
-            positions=4,
-            continuations=32,
-            deep_groups=2,
-            deep_continuations=64,
-            k="4,8,16,32",
-            step_answers=4,
-            step_prompts=16,
-        )
-    if isinstance(cfg, SkipConfig):
-        return replace(cfg, prompts=8, splits=3)
-    return replace(cfg, prompts=8, tries=4, positions=5, continuations=4)
 
 
 def _resolved(cfg: Any) -> Any:
