@@ -20,7 +20,8 @@ FLOORS: dict[int, set[str]] = {
     1: {
         *("__init__", "types", "errors", "config", "algo_config", "algo_own", "algo_presets"),
         *("userload", "toml", "flags", "boxed", "simulate_config", "score_config", "reasons"),
-        *("sampler_config", "serve_config", "signals", "analyze_config", "log_config", "staleness", "talks"),
+        *("sampler_config", "serve_config", "analyze_config", "log_config", "learner_config"),
+        *("signals", "staleness", "talks"),
     },
     2: {
         *("rewards", "samplers", "analysis", "algos", "learner", "tasks"),
