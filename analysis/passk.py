@@ -119,12 +119,3 @@ def _times(a_YK: Floats, b_YK: Floats) -> Floats:
     for degree in np.flatnonzero(b_YK.any(axis=0)):
         out_YK[:, degree:] += b_YK[:, degree : degree + 1] * a_YK[:, : width - degree]
     return out_YK
-
-
-def powers_of_two(most: int) -> list[int]:
-    """1, 2, 4, ... and `most` itself.
-
-    >>> powers_of_two(6), powers_of_two(1)
-    ([1, 2, 4, 6], [1])
-    """
-    return sorted({1 << i for i in range(most.bit_length()) if 1 << i <= most} | {most})

@@ -89,10 +89,6 @@ class Store:
             purge = None if resume_from is None else resume_from + 1
             self._events = SummaryWriter(folder / "tensorboard", purge_step=purge)
 
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
-
     def report_to(self, reporters: Sequence["Reporter"]) -> None:
         """Tell these too, from now on, and end with them."""
         self._reporters += reporters

@@ -246,10 +246,6 @@ class Nowhere:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
-
     def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None: ...
     def write_rollouts(self, step: int, groups: Sequence[Group], credits: Sequence[Credit]) -> None: ...
     def write_track(self, table: str, step: int, columns: Mapping[str, Sequence[Any]]) -> None: ...

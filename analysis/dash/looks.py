@@ -11,7 +11,6 @@ from .run import Run
 
 MAP_COLUMNS, MAP_ROWS = 60, 20
 """Of the map of entropy: steps and parts of an answer."""
-ANSWER = ("row", "role", "prompt_id", "position", "token")
 TOKEN = (
     *("row", "position", "token_id", "token", "advantage", "logp_before", "logp_after", "entropy_before"),
     *("entropy_after", "top_ids", "top_tokens", "top_logp_before", "top_logp_after"),

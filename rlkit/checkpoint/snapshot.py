@@ -79,11 +79,6 @@ class Snapshot:
     random: "Mapping[str, Tensor]"
     """Global generators, as RANK|NAME."""
 
-    @property
-    def num_bytes(self) -> int:
-        tensors = [t for part in self.model.values() for t in part.values()] + list(self.optimizer.values())
-        return sum(t.numel() * t.element_size() for t in tensors)
-
 
 class Host:
     """Memory for snapshots, kept between them: fresh memory costs a page fault for every 4 KiB, which is half of the copy.
