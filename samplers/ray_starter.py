@@ -6,9 +6,12 @@ Ray decides where (CPUs, GPUs) and says when a node is gone; requests and weight
 
 import os
 import shutil
+import signal
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,11 +109,12 @@ class RayStarter:
         if self._joined:
             address = os.environ.get("RAY_ADDRESS")
             try:
-                if address is None:
-                    _start_cluster(max(replicas, os.cpu_count() or 1))
-                else:
-                    _require_answer(address)
-                    ray.init(address=address, log_to_driver=False, logging_level="warning")
+                with _sigterm_stays():
+                    if address is None:
+                        _start_cluster(max(replicas, os.cpu_count() or 1))
+                    else:
+                        _require_answer(address)
+                        ray.init(address=address, log_to_driver=False, logging_level="warning")
             except (RayError, OSError, RuntimeError, ValueError) as error:
                 raise RolloutError(
                     f"--sampler ray: no cluster at RAY_ADDRESS = {address!r} ({type(error).__name__}: {error}); start one with "
@@ -143,6 +147,17 @@ class RayStarter:
                 "a CPU, and the GPUs, for it?"
             ) from error
         return RayServer(url, key, actor, actor.wait.remote())
+
+
+@contextmanager
+def _sigterm_stays() -> Iterator[None]:
+    """`ray.init` takes SIGTERM for itself, twice: Python's handler, and one in C++ that ends this process at once."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _start_cluster(num_cpus: int) -> None:
