@@ -8,6 +8,7 @@ not be asked (no network) is said, and is no pass.
 """
 
 import json
+import linecache
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -103,14 +104,17 @@ def packages(requirements: str) -> tuple[str, bool]:
         )
         if asked:
             return "; ".join(said), not holes
-    return "; ".join(said), False
+    return "; ".join([*said, "NOT CHECKED: no list of holes could be asked"]), False
 
 
 def show(found: Sequence[Found]) -> bool:
     """Print bandit's findings with their reasons; whether all have one."""
     for finding in found:
+        text = linecache.getline(
+            str(ROOT / finding.path), finding.line
+        ).strip()  # a number would soon be another's
         print(
-            f"  {finding.path}:{finding.line}: {finding.rule} {finding.words}\n      {finding.reason or 'NOT EXPLAINED'}"
+            f"  {finding.path}: {finding.rule} {finding.words}\n      {text}\n      {finding.reason or 'NOT EXPLAINED'}"
         )
     unexplained = sum(finding.reason is None for finding in found)
     print(f"bandit: {len(found)} findings of medium severity or more, {unexplained} of them not explained")

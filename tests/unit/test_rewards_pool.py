@@ -205,7 +205,8 @@ def test_workers_stay_warm_between_calls_and_threads_and_end_with_close(hostile:
     thread = threading.Thread(target=lambda: found.append(pids(pool)))
     thread.start()
     thread.join()
-    time.sleep(0.1)  # on Linux a child that dies with its parent dies with the parent's thread: not here
+    # On Linux a child that dies with its parent dies with the parent's thread: not here.
+    assert wait_until(lambda: not Path(f"/proc/self/task/{thread.native_id}").exists())
     assert pids(pool) == found[0]
     assert os.getpid() not in found[0] and len(found[0]) == 1
     pool.close()
@@ -384,11 +385,29 @@ def test_a_class_of_an_unguarded_script_is_refused_with_the_way_out(tmp_path: Pa
     assert "put what the script does under  if __name__ ==" in err
 
 
+TELLS = (
+    HOSTILE
+    + '''
+def tells(prompt, text):
+    """obey, and a file for each answer that hangs."""
+    if text != "a":
+        here = os.path.dirname(os.path.abspath(__file__))  # workers have a folder of their own
+        open(os.path.join(here, f"begun-{text}"), "w").close()
+    return obey(prompt, text)
+'''
+)
+
+
+def all_hang(folder: Path) -> bool:
+    """Whether the three of BUSY have begun."""
+    return len(list(folder.glob("begun-*"))) == 3
+
+
 BUSY = """
 import os, sys
 from rlkit.rewards import VerifierPool, make_verifier
 from rlkit.types import Prompt
-pool = VerifierPool(make_verifier("script_verifiers.py:obey"), workers=3, timeout=60.0)
+pool = VerifierPool(make_verifier("script_verifiers.py:tells"), workers=3, timeout=60.0)
 item = Prompt(id="p", token_ids=[])
 while len(pool.processes()) < 3:
     pool.score([(item, "a")] * 20)
@@ -398,21 +417,21 @@ pool.score([(item, "power"), (item, "sleep"), (item, "loop")])
 
 
 def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
-    script = run_script(tmp_path, BUSY, script_verifiers=HOSTILE)
+    script = run_script(tmp_path, BUSY, script_verifiers=TELLS)
     assert script.stdout is not None
     workers = [int(pid) for pid in script.stdout.readline().split()]
     assert len(workers) == 3 and all(alive(pid) for pid in workers)
-    time.sleep(0.3)  # let them hang, one of them inside C code
+    assert wait_until(lambda: all_hang(tmp_path))  # one of them inside C code
     script.kill()
     script.communicate(timeout=40)
     assert wait_until(lambda: not any(alive(pid) for pid in workers), seconds=60)
 
 
 def test_ctrl_c_in_the_terminal_gives_one_traceback_and_leaves_no_worker(tmp_path: Path) -> None:
-    script = run_script(tmp_path, BUSY, script_verifiers=HOSTILE)
+    script = run_script(tmp_path, BUSY, script_verifiers=TELLS)
     assert script.stdout is not None
     workers = [int(pid) for pid in script.stdout.readline().split()]
-    time.sleep(0.3)
+    assert len(workers) == 3 and wait_until(lambda: all_hang(tmp_path))
     os.killpg(script.pid, signal.SIGINT)
     _, err = script.communicate(timeout=40)
     assert len(re.findall("Traceback", err)) == 1 and err.rstrip().endswith("KeyboardInterrupt")
