@@ -370,6 +370,7 @@ def _schema() -> Any:
             ("parts", pa.map_(pa.string(), pa.float32())),
             ("finish_reason", pa.string()),
             ("policy_version", pa.int32()),
+            ("later_versions", pa.list_(pa.struct([("start", pa.int32()), ("version", pa.int32())]))),
         ]
     )
 
@@ -427,6 +428,7 @@ def _row(step: int, role: str, r: Rollout, advantages: list[float] | None) -> di
         "parts": [(encodable(n), v) for n, v in r.score.parts.items()] if r.score else None,
         "finish_reason": r.finish_reason,
         "policy_version": r.policy_version,
+        "later_versions": [{"start": start, "version": version} for start, version in r.later_versions],
     }
 
 

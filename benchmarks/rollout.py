@@ -338,11 +338,11 @@ def scattered(sampler: VllmServerSampler, requests: Sequence[Request]) -> None:
     async def all_of() -> None:
         import asyncio
 
-        tag, version = sampler.fleet.weights.tag, 0
+        weights = sampler.fleet.weights
         answers = await asyncio.gather(
             *(
                 lives[i % len(lives)].worker.generate(
-                    r, 0, stop_ids=[], tag=tag, version=version, seconds=600
+                    r, 0, stop_ids=[], tag=weights.tag, version_of=weights.version_of, seconds=600
                 )
                 for i, r in enumerate(requests)
             )

@@ -176,6 +176,12 @@ class TrainConfig:
         require(
             self.async_steps >= 0, "async_steps", self.async_steps, "0 (strictly on-policy) or more steps"
         )
+        require(
+            self.async_steps > 0 or not self.sampler.in_flight_updates,
+            "sampler.in_flight_updates",
+            self.sampler.in_flight_updates,
+            "off without --async-steps: no answer is being written when new weights come",
+        )
         require(self.prompts_per_step > 0, "prompts_per_step", self.prompts_per_step, "at least 1")
         require(self.mini_batches > 0, "mini_batches", self.mini_batches, "at least 1")
         require(

@@ -41,13 +41,19 @@ class Drawn:
         return {f"groups/{name}": float(count) for name, count in counts.items()}
 
 
-def require_written_by(drawn: Drawn, version: int) -> None:
-    """Raise RolloutError when an answer was written by other weights than the sampler was given."""
+def require_written_by(drawn: Drawn, version: int, newest: int | None = None) -> None:
+    """Raise RolloutError when an answer was written by other weights than the sampler was given.
+
+    newest: the version that it was given meanwhile; None: none
+    """
+    last = version if newest is None else newest
     for rollout in rollouts_of([*drawn.groups, *drawn.kept]):
-        if rollout.policy_version != version:
+        if not version <= rollout.policy_version <= rollout.newest_version <= last:
+            given = f"version {version}" + (f" to {last}" if last > version else "")
             raise RolloutError(
-                f"rollout of prompt {rollout.prompt_id!r}: written by weights of version {rollout.policy_version}, and the sampler "
-                f"had been given version {version}. A sampler takes new weights in `load` only, and says which it has"
+                f"rollout of prompt {rollout.prompt_id!r}: written by weights of version {rollout.policy_version}"
+                f"{f' to {rollout.newest_version}' if rollout.later_versions else ''}, and the sampler had been given {given}. A sampler "
+                "takes new weights in `load` only, and says which it has"
             )
 
 
@@ -135,6 +141,7 @@ def _rollout_state(rollout: Rollout) -> State:
         "finish_reason": rollout.finish_reason,
         "text": rollout.text,
         "score": None if score is None else [score.value, score.reason, dict(score.parts), score.error],
+        "later_versions": [list(pair) for pair in rollout.later_versions],
     }
 
 
@@ -162,4 +169,5 @@ def _rollout(told: Mapping[str, Any], numbers: Iterator[tuple[int, float]]) -> R
         finish_reason=told["finish_reason"],
         text=told["text"],
         score=None if told["score"] is None else Score(*told["score"]),
+        later_versions=tuple((start, version) for start, version in told.get("later_versions", ())),
     )

@@ -13,8 +13,8 @@
 
 With --async-steps k > 0 the first four make the groups of step t + k, in a thread beside, while step t trains: with the weights
 and the algorithm's state from before its update, so what is learnt from is k steps old. The thread has ended its work before new
-weights are loaded and before anything is written: at a step's end nothing is under way, and what waits for the next k steps is
-in the checkpoint.
+weights are loaded (with --sampler.in-flight-updates: soon after) and before anything is written: at a step's end nothing is under
+way, and what waits for the next k steps is in the checkpoint.
 
 A run stopped after step n and resumed is the run that never stopped: everything that decides step n + 1 is in the
 checkpoint of step n, and all of a step's randomness is drawn from (seed, step).
@@ -116,6 +116,7 @@ def train(
     evaluate: called with a step's number, writes its own record and returns the numbers to log
     """
     step, sampled, ahead_by = start.step, start.sampled_tokens, cfg.async_steps
+    in_flight = ahead_by > 0 and cfg.sampler.in_flight_updates
     waiting = deque(from_state(start.ahead[key], data.find) for key in sorted(start.ahead, key=int))
 
     def here() -> Position:
@@ -189,6 +190,9 @@ def train(
                 beside.begin(partial(draw, step + 1 + len(waiting), own))
             with clock("train"):
                 report = learner.update(minibatches, algo.loss, keep=tracker.due)
+            if in_flight and begun is not None:
+                with clock("load"):
+                    sampler.load(learner.weights(), learner.updates)
             with clock("track"):
                 moved = tracker.after(report.own, credits)
             lost: GaveUp | SamplerGone | None = None
@@ -198,10 +202,11 @@ def train(
                         if beside.under_way:
                             with stopping.may_give_up():
                                 beside.wait()
-                        waiting.append(_checked(beside.result(), version))
+                        newest = learner.updates if in_flight else version
+                        waiting.append(_checked(beside.result(), version, newest))
                 except (GaveUp, SamplerGone) as cause:  # this step ends all the same: its update is made
                     lost = cause
-            if lost is None:
+            if lost is None and not (in_flight and begun is not None):
                 with clock("load"):
                     sampler.load(learner.weights(), learner.updates)
             sampled += drawn.tokens
@@ -252,8 +257,8 @@ def train(
     return here()
 
 
-def _checked(drawn: Drawn, version: int) -> Drawn:
-    require_written_by(drawn, version)
+def _checked(drawn: Drawn, version: int, newest: int | None = None) -> Drawn:
+    require_written_by(drawn, version, newest)
     return drawn
 
 

@@ -14,7 +14,7 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """Rewards, lengths and verdicts of a step's answers (groups without children).
 
-    version: the weights' version when the step began; rollouts of older weights are stale by the difference, and span as
+    version: the weights' version when the step began; tokens of older weights are stale by the difference, and span as
         many versions as there are between the oldest and the newest.
     credits: what the step is trained on; None leaves out `frac_zero_advantage`
     """
@@ -24,7 +24,7 @@ def rollout_metrics(
     stds = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values]
     outcomes = [r.score.outcome for r in rollouts if r.score]
     texts = [[tuple(r.completion_ids) for r in g.rollouts] for g in leaves]
-    ages = [float(version - r.policy_version) for r in rollouts]
+    ages = [float(version - of) for r in rollouts for of in (r.policy_version, r.newest_version)]
     equal = [group[0] for group in values if len(set(group)) == 1]
     metrics = {
         "reward": _mean(rewards),
@@ -39,6 +39,7 @@ def rollout_metrics(
         "verifier/errors": float(outcomes.count("error")),
         "staleness": max(ages, default=0.0),
         "staleness_span": max(ages, default=0.0) - min(ages, default=0.0),
+        "staleness_mixed": _mean([float(bool(r.later_versions)) for r in rollouts]),
     }
     if credits is not None:
         metrics["frac_zero_advantage"] = _without_signal(credits)

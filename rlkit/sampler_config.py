@@ -46,6 +46,8 @@ class SamplerConfig:
     """Seconds for one answer, and for one server's new weights; then the server counts as hung."""
     start_timeout: float = 600.0
     """Seconds for a server to start, and for one to come back when all are gone; then the run stops."""
+    in_flight_updates: bool = False
+    """With --async-steps: new weights reach the servers while answers are being written. An answer then goes on under the newer weights, which read what was written once more. Off: the update waits until the last answer is there."""
     restarts: int = 5
     """Times in a row that a server which this run started is started again without having answered in between."""
 
@@ -93,6 +95,13 @@ class SamplerConfig:
             "sampler.replicas",
             self.replicas,
             "1 with a sampler in this process; --sampler vllm-server and ray start several",
+        )
+
+        require(
+            not self.in_flight_updates or self.name in ("vllm-server", "ray"),
+            "sampler.in_flight_updates",
+            self.in_flight_updates,
+            "off with a sampler in this process; --sampler vllm-server and ray can",
         )
 
     @property

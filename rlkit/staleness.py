@@ -17,6 +17,10 @@ def lines(cfg: TrainConfig) -> list[str]:
     if cfg.algo.importance_sampling_correction:
         how = cfg.algo.importance_sampling_mode.replace("_", ", ")
         said.append(f"off-policy correction: {how} at {cfg.algo.importance_sampling_clip_max:g}")
+    if cfg.sampler.in_flight_updates:
+        said.append(
+            "new weights reach the servers while answers are written, so the end of an answer may be younger than its beginning"
+        )
     said.append(
         "reproducible bit for bit, on a CPU"
         if cfg.sampler.on_these_cores

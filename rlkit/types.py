@@ -121,13 +121,20 @@ class Rollout:
     """Of the distribution really sampled from (temperature and truncation included), nats; 0.0 on tokens not sampled here."""
     segments: list[Segment]
     policy_version: int
-    """How many weight updates the weights that wrote it had seen."""
+    """How many weight updates the weights that wrote it had seen, at its first token."""
     finish_reason: FinishReason
     """`stop`: the policy ended its answer (the stop token is in token_ids); `length`: it was cut at max_tokens."""
     text: str | None = None
     """The completion decoded for verifiers and people, filled in with the score."""
     score: Score | None = None
     """None: not verified."""
+    later_versions: tuple[tuple[int, int], ...] = ()
+    """(index in token_ids, version) from which newer weights wrote on, in order. Empty: no update came while it was written."""
+
+    @property
+    def newest_version(self) -> int:
+        """Of the weights that wrote its last token."""
+        return self.later_versions[-1][1] if self.later_versions else self.policy_version
 
     @property
     def prompt_tokens(self) -> int:

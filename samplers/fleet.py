@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from rlkit.errors import ConfigError, RolloutError, SamplerGone
@@ -43,12 +44,10 @@ class Fleet:
         weights: Weights,
         stop_ids: Sequence[int],
         say: Callable[[str], None] | None = None,
-        version: int = 0,
     ) -> None:
         self.terms, self.weights = terms, weights
         self._stop_ids = list(stop_ids)
         self._say = say or (lambda sentence: None)
-        self._version = version
         self._balance: Balance[Life] = Balance()
         self._queue: deque[tuple[Part, frozenset[Life], asyncio.Future[Life]]] = deque()
         self._tokens = {"prompt_tokens": 0, "cached_tokens": 0, "retries": 0}
@@ -144,12 +143,15 @@ class Fleet:
         if under_way is not None:
             under_way.cancel()
 
-    def load(self, take: Callable[[], None], version: int) -> None:
-        """New weights into every ready server: `take` keeps them for those that come later. A server that fails is lost."""
+    def load(self, take: Callable[[], None]) -> None:
+        """New weights into every ready server: `take` keeps them for those that come later. A server that fails is lost.
+
+        Also while `sample` waits in another thread: what is being written pauses, and goes on under the new weights.
+        """
         self._require_open()
         self._halted = False
         began = time.monotonic()
-        self._wait(self._update(take, version))
+        self._wait(self._update(take))
         self._load_seconds = time.monotonic() - began
 
     def forget(self) -> None:
@@ -242,12 +244,11 @@ class Fleet:
                 self._require_hope()
                 await asyncio.sleep(HOPE_SECONDS)
 
-    async def _update(self, take: Callable[[], None], version: int) -> None:
+    async def _update(self, take: Callable[[], None]) -> None:
         async with self._roster.stillness():
             async with self._roster.updating:
                 self._balance.forget()
                 await aside(take, self.terms.deadline)
-                self._version = version
                 await self._roster.update()
 
     async def _forget(self) -> None:
@@ -337,8 +338,8 @@ class Fleet:
                 request,
                 index,
                 stop_ids=self._stop_ids,
-                tag=self.weights.tag,
-                version=self._version,
+                tag=life.tag,
+                version_of=partial(self._version_of, life.tag),
                 seconds=self.terms.deadline,
             )
         )
@@ -351,6 +352,16 @@ class Fleet:
             if life.lost.is_set() and task is not None and not task.cancelling():
                 raise WorkerFault("gone", life.why) from None
             raise
+
+    def _version_of(self, asked: str, told: str) -> int | None:
+        """The version of the weights called `told`, when they may have written what was asked of those called `asked`."""
+        if not self.terms.in_flight and told != asked:
+            return None
+        version = self.weights.version_of(told)
+        oldest, newest = self.weights.version_of(asked), self.weights.version_of(self.weights.tag)
+        if version is None or oldest is None or newest is None or not oldest <= version <= newest:
+            return None
+        return version
 
     async def _turn(self, part: Part, avoid: frozenset[Life]) -> Life:
         """The server for a part, as soon as one has room. Raises SamplerGone when none will."""

@@ -49,6 +49,8 @@ class Life:
     world_size: int
     transfer: Transfer
     lost: asyncio.Event
+    tag: str
+    """Of the weights in it."""
     why: str = ""
     strikes: int = 0
     calls: set["asyncio.Task[Any]"] = field(default_factory=set)
@@ -82,12 +84,18 @@ class Terms:
     restarts: int = 5
     overlap: bool = False
     """Whether the learner's weights move while requests are answered: then it is still only in an update of the servers."""
+    in_flight: bool = False
+    """Whether servers get new weights while requests are answered: then one answer may be of several versions."""
 
 
 class Weights(Protocol):
     """The current weights, in all the ways in which this fleet's servers can get them."""
 
     tag: str
+
+    def version_of(self, tag: str) -> int | None:
+        """The version that a tag names; None: it is not of this run."""
+        ...
 
     def kind_for(self, told: Mapping[str, Any], url: str) -> str:
         """By which way a server gets them. Raises RolloutError when it was started for another."""

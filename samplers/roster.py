@@ -229,6 +229,7 @@ class Roster:
             world_size=int(told["world_size"]),
             transfer=await aside(lambda: self.weights.transfer_for(kind, told, server.url), seconds),
             lost=asyncio.Event(),
+            tag=self.weights.tag,
         )
         if server.ours and self.weights.fresh:
             body = {"new_version": self.weights.tag}
@@ -279,6 +280,7 @@ class Roster:
             said = await worker.post("/reset_prefix_cache", params=params, seconds=CALL_SECONDS)
             if not said["success"]:
                 raise WorkerFault("stale", "it did not reset its prefix cache")
+            life.tag = self.weights.tag
             whole = True
         finally:
             if not whole and not life.server.ours:

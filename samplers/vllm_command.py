@@ -13,7 +13,9 @@ from typing import Literal
 BLOCK_SIZE_CPU = 32
 """Tokens of a cache block. vLLM's default on CPU is 128, and only whole blocks of a prompt are ever reused."""
 BATCHED_TOKENS_CPU = 8192
-"""Tokens of one forward pass."""
+"""Tokens of one forward pass: 256 prompts of 32 at once."""
+WORKER_CPU = "rlkit.samplers.vllm_worker.Worker"
+"""vLLM imports it by this name; on a GPU vLLM's own."""
 
 Backend = Literal["rlkit", "nccl", "ipc"]
 """Which weight transfer a server is started with: `rlkit` takes files and gloo (vllm_receiver.py), the others are vLLM's."""
@@ -68,6 +70,7 @@ def command(spec: ServerSpec, host: str, port: int) -> list[str]:
             # A prompt cut into chunks rewinds its generator, which CPU generators cannot do.
             *("--no-enable-chunked-prefill", "--max-num-batched-tokens"),
             str(max(BATCHED_TOKENS_CPU, spec.max_model_len)),
+            *("--worker-cls", WORKER_CPU),
         ]
     if spec.revision is not None:
         words += ["--revision", spec.revision]

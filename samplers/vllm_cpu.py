@@ -1,11 +1,11 @@
 """vLLM's worker for a CPU, leaner where the model is small and the work is many small operations.
 
-Worker          one thread for small steps, seeds drawn ahead; named to vLLM as `worker_cls`
+Worker          one thread for small steps, seeds drawn ahead; named to vLLM as `worker_cls` (vllm_worker.py)
 FusedSiluAndMul and two norms: vLLM's own CPU kernels, which it uses on GPUs only, in place of a handful of torch operations each
 
 Tokens are those of vLLM's own worker: the seeds are the same numbers, drawn in another rhythm. Log-probs differ by rounding
 (about 4e-6 in float32). Through vLLM's extension points (`worker_cls`, `ir_op_priority`, `register_oot`), apart from the
-sampler's inner module, which the worker exchanges.
+sampler's inner module, which the worker exchanges. In the learner's process and in servers alike.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,8 +26,6 @@ PROVIDER = "rlkit"
 """Of the two norms, in vLLM's table of implementations."""
 SMALL_STEP = 1e9
 """Floating-point operations of a step, about 10 ms of one core. Below, threads wait for each other longer than they compute."""
-SMALL_STEP_TOKENS = "rlkit_small_step_tokens"
-"""In vLLM's `additional_config`: the same as tokens of this model."""
 _VECTOR = 16  # the kernels' vectors: 16 numbers at most
 _AHEAD = 64  # seeds drawn at once
 
@@ -36,15 +34,6 @@ _rms_norm = torch.ops._C.rms_norm.default
 _fused_add_rms_norm = torch.ops._C.fused_add_rms_norm.default
 _silu_and_mul = torch.ops._C.silu_and_mul.default
 _gumbel_argmax = torch.ops._C.fused_gumbel_argmax.default
-
-
-def settings(num_parameters: int) -> dict[str, Any]:
-    """What `vllm.LLM` is told, so that it runs a model of this size with all of the above."""
-    return {
-        "worker_cls": f"{__name__}.{Worker.__name__}",
-        "ir_op_priority": {"rms_norm": [PROVIDER], "fused_add_rms_norm": [PROVIDER]},
-        "additional_config": {SMALL_STEP_TOKENS: int(SMALL_STEP / (2 * num_parameters))},
-    }
 
 
 # -- kernels ---------------------------------------------------------------------------------------------------------------
@@ -158,12 +147,21 @@ def seeds_of(generator: torch.Generator) -> Iterator[int]:
 class Worker(CPUWorker):  # type: ignore[misc]
     """vLLM's CPU worker with the above."""
 
+    def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+        # Here and not in what vLLM is told at its start: a server's other process looks the names up, and has not heard of ours.
+        first = vllm_config.kernel_config.ir_op_priority
+        for priority in (first.rms_norm, first.fused_add_rms_norm):
+            if PROVIDER not in priority:
+                priority.insert(0, PROVIDER)
+        super().__init__(vllm_config, *args, **kwargs)
+
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
         super().load_model(load_dummy_weights=load_dummy_weights)
         sampler = self.model_runner.sampler
         if not self.model_config.use_fp64_gumbel:
             sampler.topk_topp_sampler = SeedsAhead(sampler.logprobs_mode)
-        self._small_step_tokens: int = self.vllm_config.additional_config[SMALL_STEP_TOKENS]
+        parameters = sum(p.numel() for p in self.model_runner.model.parameters())  # tied ones once
+        self._small_step_tokens = int(SMALL_STEP / (2 * parameters))
         self._num_threads: int | None = None  # to go back to; None: they were left as they are
 
     def execute_model(self, scheduler_output: Any) -> Any:

@@ -15,7 +15,6 @@ import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import prod
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -29,19 +28,15 @@ from rlkit.talks import Talk
 from rlkit.types import FinishReason, Request, Rollout
 
 from .contract import check_requests, continuation_seed, make_rollout
+from .vllm_command import BATCHED_TOKENS_CPU, BLOCK_SIZE_CPU, WORKER_CPU
 from .vllm_queue import EngineQueue, NotTheEngine, Prefill
-from .weights import ModelFacts, fitting_weights, read_facts
+from .weights import fitting_weights, read_facts
 
 if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 T = TypeVar("T")
-
-BLOCK_SIZE_CPU = 32
-"""Tokens of a cache block. vLLM's default on CPU is 128, and only whole blocks of a prompt are ever reused."""
-BATCHED_TOKENS_CPU = 8192
-"""Tokens of one forward pass: 256 prompts of 32 at once."""
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # engine and worker in this process
@@ -125,7 +120,7 @@ class VllmSampler:
 
             if not self._on_gpu:
                 compile_nothing()
-                place |= _lean_worker(self._facts)
+                place["worker_cls"] = WORKER_CPU
             self._engine = vllm.LLM(
                 model=str(model),
                 revision=revision,
@@ -304,20 +299,6 @@ def compile_nothing() -> None:
         return (logprobs_BV >= drawn_B1).sum(-1)
 
     sampler.batched_count_greater_than = count_at_least
-
-
-def _lean_worker(facts: ModelFacts) -> dict[str, Any]:
-    """rlkit's own worker, or none where this vLLM has other inside parts than those it was written for."""
-    try:
-        from . import vllm_cpu
-    except (ImportError, AttributeError) as error:
-        warnings.warn(
-            f"rlkit's quicker worker for a CPU does not fit this vLLM ({type(error).__name__}: {error}); vLLM's own is used: the "
-            "answers are the same, and small models write them more slowly",
-            stacklevel=3,
-        )
-        return {}
-    return vllm_cpu.settings(sum(prod(shape) for n, shape in facts.shapes.items() if n not in facts.tied))
 
 
 @contextmanager

@@ -60,6 +60,11 @@ class FleetWeights:
         """What a server calls weights: of this run, since another one may have used the server before."""
         return f"rlkit-{self._run}-{version}"
 
+    def version_of(self, tag: str) -> int | None:
+        """The version that a tag names; None: it is not of this run."""
+        run, _, number = tag.rpartition("-")
+        return int(number) if run == f"rlkit-{self._run}" and number.isdecimal() else None
+
     @property
     def probe(self) -> str:
         return str(self._file.probe)
@@ -145,6 +150,7 @@ class FleetOptions:
     restarts: int = 5
     transfer: TransferName = "auto"
     overlap: bool = False
+    in_flight: bool = False
     gpus: tuple[int, ...] = field(default=())
 
 
@@ -206,9 +212,10 @@ class VllmServerSampler:
             beat_timeout=options.beat_timeout,
             restarts=options.restarts,
             overlap=options.overlap,
+            in_flight=options.in_flight,
         )
         stops = self._facts.stop_ids if stop_ids is None else stop_ids
-        self.fleet = Fleet(terms, self._weights, stops, say, version)
+        self.fleet = Fleet(terms, self._weights, stops, say)
         self._shut = weakref.finalize(self, _shut, self.fleet, self._weights, starter)
         self._reader: _AddressReader | None = None
 
@@ -278,7 +285,7 @@ class VllmServerSampler:
             full = fitting_adapters(weights, self._facts)
         else:
             full = fitting_weights(weights, self._facts)
-        self.fleet.load(lambda: self._weights.take(full, version), version)
+        self.fleet.load(lambda: self._weights.take(full, version))
 
     def rest(self) -> None:
         """The servers have devices of their own."""

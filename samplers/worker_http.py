@@ -4,8 +4,8 @@ Every call has a deadline. A server that does not answer is not asked again by t
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -131,10 +131,18 @@ class HttpWorker:
             raise WorkerFault("broken", f"{path}: no JSON: {response.text[:100]!r}") from error
 
     async def generate(
-        self, request: Request, index: int, *, stop_ids: Sequence[int], tag: str, version: int, seconds: float
+        self,
+        request: Request,
+        index: int,
+        *,
+        stop_ids: Sequence[int],
+        tag: str,
+        version_of: Callable[[str], int | None],
+        seconds: float,
     ) -> Answer:
         """Continuation `index` of a request, under the weights called `tag`. Raises WorkerFault.
 
+        version_of: the version that a tag names; None for weights that may not have written it
         The tag salts the prefix cache too, so no prompt is ever continued from other weights' keys and values.
         """
         body = {
@@ -155,7 +163,7 @@ class HttpWorker:
         }
         said = await self.post("/inference/v1/generate", body, seconds=seconds)
         try:
-            return read_answer(request, said, tag, version)
+            return read_answer(request, said, tag, version_of)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise WorkerFault(
                 "broken", f"an answer of another shape: {type(error).__name__} {error}"
@@ -164,7 +172,7 @@ class HttpWorker:
             raise WorkerFault("broken", str(error)) from error
 
 
-def read_answer(request: Request, said: Any, tag: str, version: int) -> Answer:
+def read_answer(request: Request, said: Any, tag: str, version_of: Callable[[str], int | None]) -> Answer:
     """vLLM's JSON as a rollout. Raises RolloutError when the contract is broken, WorkerFault when other weights wrote it."""
     (choice,) = said["choices"]
     token_ids = choice["token_ids"]
@@ -176,19 +184,25 @@ def read_answer(request: Request, said: Any, tag: str, version: int) -> Answer:
         raise RolloutError(f"ended with {reason!r}; expected 'stop' or 'length'")
     if len(token_ids) > request.max_tokens:
         raise RolloutError(f"{len(token_ids)} tokens, and max_tokens is {request.max_tokens}")
-    others = {span["version"] for span in choice.get("weight_versions") or []} - {tag}
-    if others:
-        raise WorkerFault("stale", f"written by weights {', '.join(sorted(others))}; expected {tag}")
+    spans = [(span["start"], span["version"]) for span in choice.get("weight_versions") or []] or [(0, tag)]
+    versions = [(start, version) for start, told in spans if (version := version_of(told)) is not None]
+    if len(versions) < len(spans):
+        raise WorkerFault(
+            "stale", f"written by weights {', '.join(told for _, told in spans)}; expected {tag}"
+        )
+    (_, first), *later = versions
     usage = said.get("usage") or {}
     details = usage.get("prompt_tokens_details") or {}
+    rollout = make_rollout(
+        request,
+        token_ids,
+        [float(entry["logprob"]) for entry in content],
+        policy_version=first,
+        finish_reason=reason,
+    )
+    start = len(request.token_ids)
     return Answer(
-        rollout=make_rollout(
-            request,
-            token_ids,
-            [float(entry["logprob"]) for entry in content],
-            policy_version=version,
-            finish_reason=reason,
-        ),
+        rollout=replace(rollout, later_versions=tuple((start + at, version) for at, version in later)),
         prompt_tokens=len(request.token_ids),
         cached_tokens=int(details.get("cached_tokens") or 0),
     )

@@ -101,6 +101,11 @@ FLAGS = [
         "async_steps = -1: expected 0 (strictly on-policy) or more steps",
     ),
     Bad(
+        "updates in the middle of nothing",
+        "rlkit train --sampler ray --sampler.in-flight-updates",
+        "sampler.in_flight_updates = True: expected off without --async-steps: no answer is being written when new weights come",
+    ),
+    Bad(
         "more mini-batches than prompts",
         "rlkit train --mini-batches 9 --prompts-per-step 8",
         "mini_batches = 9: expected at most prompts_per_step = 8, since a mini-batch holds whole groups",

@@ -131,6 +131,7 @@ def _make_fleet(
         restarts=cfg.restarts,
         transfer=cfg.transfer,
         overlap=overlap,
+        in_flight=overlap and cfg.in_flight_updates,
         gpus=gpus,
     )
     spec = server_spec(cfg, model, str(base.resolve()), length, adapters)

@@ -80,6 +80,21 @@ def test_a_run_with_adapters_sends_them_alone_and_goes_on_after_a_resume(
         assert 0 < max(sent[1], sent[2], sent[4]) < size / 4, "then the adapters"
 
 
+def test_a_run_whose_answers_go_on_under_new_weights_is_whole(folder: Path) -> None:
+    more = ("--async-steps", "1", "--sampler.in-flight-updates", "--max-completion-length", "100")
+    asked = train(*more, "--steps", "6", "--sampler", "vllm-server", "--output-dir", "run")
+    require_whole(folder / "run", 6, async_steps=1)
+    (last,) = (folder / "run/checkpoints").glob("step-*")
+    assert asked.answers[6] == expected(last) != asked.answers[0]
+    rows = read_metrics(folder / "run")
+    assert max(row["staleness_mixed"] for row in rows) > 0
+    assert {row["staleness"] for row in rows[1:]} == {1.0}
+    mixed = [row for row in read_rollouts(folder / "run", 6) if row["later_versions"]]
+    assert all(
+        [span["version"] for span in row["later_versions"]] == [row["policy_version"] + 1] for row in mixed
+    )
+
+
 @pytest.fixture
 def cluster(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A running Ray cluster, which `rlkit train` joins by RAY_ADDRESS."""

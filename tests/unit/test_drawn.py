@@ -109,6 +109,19 @@ def test_answers_of_other_weights_are_refused() -> None:
         require_written_by(replace(drawn, groups=[FIRST, child]), 7)
 
 
+def test_an_answer_that_newer_weights_went_on_with_is_expected_only_where_updates_come_meanwhile() -> None:
+    whole = written(A, [5, 6, 7], [-1.0, -2.0, -3.0], None)
+    start = whole.prompt_tokens
+    mixed = replace(whole, later_versions=((start + 1, 8), (start + 2, 9)))
+    drawn = Drawn(groups=[Group(prompt=A, rollouts=[mixed])], kept=[], rounds=1, tokens=3)
+    require_written_by(drawn, 7, newest=9)
+    with pytest.raises(RolloutError, match="version 7 to 9, and the sampler had been given version 7 to 8"):
+        require_written_by(drawn, 7, newest=8)
+    with pytest.raises(RolloutError, match="version 7 to 9, and the sampler had been given version 7\\."):
+        require_written_by(drawn, 7)
+    assert from_state(to_state(drawn, ASKED.__getitem__), ASKED.__getitem__) == drawn
+
+
 def test_endless_prompts_are_found_again_by_their_id() -> None:
     task = make_task("task:chain")
     data = EndlessData(task, Template(DataConfig(), make_tokenizer()), max_prompt_length=200, seed=0)

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -47,6 +48,15 @@ def test_merging_is_associative() -> None:
     assert left == merge(parts)
 
 
+def test_staleness_is_of_the_oldest_token_and_spans_to_the_youngest() -> None:
+    """Versions 0 | 0, 0, 1, 3 | in two answers, when the weights have seen 4 updates."""
+    early, late = rollout([50, 3]), rollout([50, 50, 50, 3])
+    start = late.prompt_tokens
+    late = replace(late, later_versions=((start + 2, 1), (start + 3, 3)))
+    got = rollout_metrics([Group(prompt=question(), rollouts=[early, late])], version=4)
+    assert (got["staleness"], got["staleness_span"], got["staleness_mixed"]) == (4.0, 3.0, 0.5)
+
+
 def test_a_steps_rollouts_by_hand() -> None:
     answers = [
         rollout([50, 3], score=1.0),
@@ -59,6 +69,7 @@ def test_a_steps_rollouts_by_hand() -> None:
     assert got["reward"] == 0.5 and got["reward_std"] == pytest.approx(0.5**0.5 / 2)
     assert got["frac_reward_zero_std"] == 0.5
     assert (got["verifier/skips"], got["verifier/errors"], got["staleness"]) == (1.0, 1.0, 2.0)
+    assert (got["staleness_span"], got["staleness_mixed"]) == (0.0, 0.0)
     assert (got["completions/mean_length"], got["completions/max_length"]) == (3.4, 8.0)
     assert (got["completions/mean_terminated_length"], got["completions/clipped_ratio"]) == (
         2.25,

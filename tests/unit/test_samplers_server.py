@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from rlkit.samplers.vllm_server import FleetOptions, LocalStarter, VllmServerSam
 from rlkit.types import Request, Rollout
 from tests.models import save_tiny_model, tiny_model
 from tests.processes import listening, members_of, require_gone
-from tests.unit.test_samplers import ask, flat, greedy, largest_gap, prompt
+from tests.unit.test_samplers import ask, flat, greedy, largest_gap, learner_logits, prompt
 
 pytestmark = [
     pytest.mark.slow,
@@ -215,6 +216,36 @@ def test_an_adapter_arrives_alone_and_is_added_to_what_was_kept(fleet: Fleet, ki
         fleet.load(1)
         for r in flat(fleet.sampler.sample(requests)):
             assert r.completion_ids == greedy(fleet.models[1], r.token_ids[: r.prompt_tokens], 24)
+
+
+def test_an_answer_goes_on_under_new_weights_and_says_from_where(fleet: Fleet) -> None:
+    """Each token's log-prob is that of the weights which wrote it, given all before it: nothing of the older ones' cache is left."""
+    terms = fleet.sampler.fleet.terms
+    fleet.sampler.fleet.terms = replace(terms, in_flight=True)
+    mixed: list[Rollout] = []
+    with ThreadPoolExecutor(1) as beside:
+        for turn in range(1, 9):  # the update has to fall into the writing, on machines of any speed
+            fleet.load(0)
+            old, requests = fleet.version, many(seed=1000 * turn, tokens=200)
+            written = beside.submit(fleet.sampler.sample, requests)
+            time.sleep(0.2 * turn)
+            fleet.load(1)
+            rollouts = flat(written.result())
+            assert len(rollouts) == sum(request.n for request in requests)
+            by_version = {old: fleet.models[0], fleet.version: fleet.models[1]}
+            assert {r.policy_version for r in rollouts} <= by_version.keys()
+            mixed = [r for r in rollouts if r.later_versions]
+            if mixed:
+                break
+    fleet.sampler.fleet.terms = terms
+    assert mixed and {r.newest_version for r in mixed} == {fleet.version}
+    logprobs = {v: learner_logits(model, mixed).log_softmax(-1) for v, model in by_version.items()}
+    for b, r in enumerate(mixed):
+        ((turned, newer),) = r.later_versions
+        assert r.prompt_tokens < turned < len(r.token_ids)
+        for t in range(r.prompt_tokens, len(r.token_ids)):
+            of_t = logprobs[r.policy_version if t < turned else newer][b, t - 1, r.token_ids[t]].item()
+            assert r.logprobs[t] == pytest.approx(of_t, abs=TOLERANCE)
 
 
 def test_nothing_but_health_is_answered_without_the_key_and_only_on_loopback(fleet: Fleet) -> None:

@@ -103,6 +103,7 @@ def test_tokens_are_those_of_vllms_own_worker_which_a_vllm_with_other_parts_fall
     threads.clear()
     monkeypatch.setitem(sys.modules, "rlkit.samplers.vllm_cpu", None)  # importing it fails
     monkeypatch.delattr(rlkit.samplers, "vllm_cpu")
+    monkeypatch.delitem(sys.modules, "rlkit.samplers.vllm_worker")
     with pytest.warns(UserWarning, match="vLLM's own is used: the answers are the same"):
         own = write()
     assert set(threads) == {torch.get_num_threads()}
