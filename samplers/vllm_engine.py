@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -121,6 +121,7 @@ class VllmSampler:
             if not self._on_gpu:
                 compile_nothing()
                 place["worker_cls"] = WORKER_CPU
+                place |= _scheduler()
             self._engine = vllm.LLM(
                 model=str(model),
                 revision=revision,
@@ -253,24 +254,23 @@ class VllmSampler:
             ignore_eos=True,  # stop_ids say it all
             stop_token_ids=self._stop_ids,
             logprobs=0,  # the drawn token's only
-            flat_logprobs=True,
             detokenize=False,
             skip_clone=True,  # made for this request alone: vLLM need not copy it first
         )
 
-    def _rollout(self, request: Request, output: Any) -> Rollout:
-        (completion,) = output.outputs
-        reason: FinishReason = completion.finish_reason
-        if reason not in ("stop", "length"):
+    def _rollout(
+        self, request: Request, token_ids: list[int], logprobs: list[float], finish_reason: str
+    ) -> Rollout:
+        if finish_reason not in ("stop", "length"):
             raise RolloutError(
-                f"rollout of prompt {request.prompt_id!r}: vLLM ended it with {reason!r}; expected 'stop' or 'length'"
+                f"rollout of prompt {request.prompt_id!r}: vLLM ended it with {finish_reason!r}; expected 'stop' or 'length'"
             )
         return make_rollout(
             request,
-            completion.token_ids,
-            completion.logprobs.logprobs,
+            token_ids,
+            logprobs,
             policy_version=self._version,
-            finish_reason=reason,
+            finish_reason=cast(FinishReason, finish_reason),
         )
 
 
@@ -299,6 +299,20 @@ def compile_nothing() -> None:
         return (logprobs_BV >= drawn_B1).sum(-1)
 
     sampler.batched_count_greater_than = count_at_least
+
+
+def _scheduler() -> dict[str, str]:
+    """rlkit's own scheduler, or none where this vLLM is not the one that it was written for."""
+    try:
+        from .vllm_scheduler import Scheduler
+    except (ImportError, AttributeError) as error:
+        warnings.warn(
+            f"rlkit's quicker scheduler does not fit this vLLM ({type(error).__name__}: {error}); vLLM's own is used: the answers "
+            "are the same, and small models write them more slowly",
+            stacklevel=3,
+        )
+        return {}
+    return {"scheduler_cls": f"{Scheduler.__module__}.{Scheduler.__name__}"}
 
 
 @contextmanager
