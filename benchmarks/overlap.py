@@ -5,8 +5,9 @@
     python benchmarks/overlap.py --small            a few steps: to see that it runs
     python benchmarks/overlap.py --json             the last line is one JSON object
 
-    time     a vLLM server pinned to one core, the learner to another: the step at 0 and at 1; goal: at 1 at most 1.10 of the longer of
-             generation (data, rollouts, verdicts) and training (credit, update, new weights), both as they are at 0, side by side
+    time     a vLLM server pinned to one core, the learner to another: the step at 0, at 1, and at 1 with new weights for answers that are
+             being written; goal: at 1 at most 1.10 of the longer of generation (data, rollouts, verdicts) and training (credit, update,
+             new weights), both as they are at 0, side by side
     reward   the embedded model on task:chain, the same number of answers each: 0, 1 and 4 steps old, with and without correction
 
 The runs are those of `rlkit train`, each in a process of its own, and their numbers are those of metrics.jsonl. Runs of `time` take turns, which
@@ -92,6 +93,19 @@ class Kind:
         return f"{old}, {'corrected' if self.corrected else 'as it is'}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """A kind of run of `time`."""
+
+    async_steps: int
+    in_flight: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.async_steps}{', in flight' if self.in_flight else ''}"
+
+
+ALONE, BESIDE = Side(async_steps=0), Side(async_steps=1)
+SIDES = (ALONE, BESIDE, replace(BESIDE, in_flight=True))
 KINDS = [Kind(async_steps=k, corrected=c) for k in (0, 1, 4) for c in ((True, False) if k else (True,))]
 
 
@@ -136,12 +150,14 @@ def measure_time(args: Args, place: Path, console: Console) -> dict[str, Any]:
     learner_core, server_core = cores[0], cores[1 % len(cores)]
     shape = Shape(prompts=2, group=2, tokens=8, steps=2 + WARM_UP) if args.small else Shape()
     model = make_model(place / "model", small=args.small)
-    rows: dict[int, list[list[Row]]] = {0: [], 1: []}
+    rows: dict[Side, list[list[Row]]] = {side: [] for side in SIDES}
     with server(model, place / "servers.jsonl", server_core) as announced:
         for turn in range(1 if args.small else args.repeats):
-            for k in (0, 1) if turn % 2 == 0 else (1, 0):
-                folder = place / f"run-{turn}-{k}"
-                rows[k].append(in_a_process(timed_run, model, folder, announced, learner_core, shape, k))
+            for side in SIDES if turn % 2 == 0 else SIDES[::-1]:
+                folder = place / f"run-{turn}-{SIDES.index(side)}"
+                rows[side].append(
+                    in_a_process(timed_run, model, folder, announced, learner_core, shape, side)
+                )
     return report_time(rows, len(cores), console)
 
 
@@ -169,7 +185,7 @@ def server(model: Path, announced: Path, core: int) -> Iterator[Path]:
         process.wait(60)
 
 
-def timed_run(model: Path, folder: Path, announced: Path, core: int, shape: Shape, k: int) -> list[Row]:
+def timed_run(model: Path, folder: Path, announced: Path, core: int, shape: Shape, side: Side) -> list[Row]:
     """The lines of metrics.jsonl of a run whose process has one core."""
     os.sched_setaffinity(0, {core})
     from rlkit import build
@@ -191,12 +207,12 @@ def timed_run(model: Path, folder: Path, announced: Path, core: int, shape: Shap
         data=DataConfig(name=TASK, pool=64),
         reward=RewardConfig(name="sides.checksum_reward:Spread", workers=0),
         algo=replace(build.algo_config("grpo"), num_generations=shape.group),
-        sampler=SamplerConfig(name="vllm-server", urls=f"@{announced}"),
+        sampler=SamplerConfig(name="vllm-server", urls=f"@{announced}", in_flight_updates=side.in_flight),
         learner=LearnerConfig(learning_rate=1e-5),
         log=LogConfig(save_every=0, show_every=0, eval_every=0, rollouts=False, tensorboard=False),
         track=TrackConfig(every=0),
         steps=shape.steps,
-        async_steps=k,
+        async_steps=side.async_steps,
         prompts_per_step=shape.prompts,
         max_prompt_length=96,
         max_completion_length=shape.tokens,
@@ -209,39 +225,44 @@ def timed_run(model: Path, folder: Path, announced: Path, core: int, shape: Shap
     return list(read_metrics(outcome.folder))
 
 
-def report_time(rows: Mapping[int, Sequence[Sequence[Row]]], cores: int, console: Console) -> dict[str, Any]:
+def report_time(rows: Mapping[Side, Sequence[Sequence[Row]]], cores: int, console: Console) -> dict[str, Any]:
     """Ratios run by run, each to the run at 0 of its own turn."""
-    alone = [(_seconds(run, GENERATION), _seconds(run, TRAINING)) for run in rows[0]]
-    steps = {k: [_seconds(run, ("step_time",)) for run in runs] for k, runs in rows.items()}
-    over = [step / max(pair) for step, pair in zip(steps[1], alone, strict=True)]
-    saved = [b / a for a, b in zip(steps[0], steps[1], strict=True)]
-    own = [(_seconds(run, GENERATION), _seconds(run, TRAINING)) for run in rows[1]]
+    own = {
+        side: [(_seconds(run, GENERATION), _seconds(run, TRAINING)) for run in runs]
+        for side, runs in rows.items()
+    }
+    steps = {side: [_seconds(run, ("step_time",)) for run in runs] for side, runs in rows.items()}
+    over = {
+        side: [step / max(pair) for step, pair in zip(steps[side], own[ALONE], strict=True)] for side in rows
+    }
+    saved = {side: [b / a for a, b in zip(steps[ALONE], steps[side], strict=True)] for side in rows}
     table = Table(
         title="seconds, median of runs (each the median of its steps)", box=SIMPLE, title_justify="left"
     )
     for column in ("--async-steps", "generation", "training", "step", "over the longer", "over 0"):
-        table.add_column(column, justify="right")
-    for k, pairs in ((0, alone), (1, own)):
+        table.add_column(column, justify="left" if column == "--async-steps" else "right")
+    for side, pairs in own.items():
         table.add_row(
-            str(k),
+            str(side),
             f"{statistics.median(generation for generation, _ in pairs):.2f}",
             f"{statistics.median(training for _, training in pairs):.2f}",
-            _spread(steps[k]),
-            _spread(over) if k else "",
-            _spread(saved) if k else "",
+            _spread(steps[side]),
+            _spread(over[side]) if side != ALONE else "",
+            _spread(saved[side]) if side != ALONE else "",
         )
     console.print(table)
     pinned = cores > 1
     if not pinned:
         console.print("there is one core only, so nothing could go on beside anything", highlight=False)
     return {
-        "step_over_longer": statistics.median(over),
-        "step_over_on_policy": statistics.median(saved),
+        "step_over_longer": statistics.median(over[BESIDE]),
+        "step_over_longer_in_flight": statistics.median(over[SIDES[-1]]),
+        "step_over_on_policy": statistics.median(saved[BESIDE]),
         "own_cores": pinned,
         "runs": [
-            {"async_steps": k, "generation": pair[0], "training": pair[1], "step": step}
-            for k, pairs in ((0, alone), (1, own))
-            for pair, step in zip(pairs, steps[k], strict=True)
+            {"side": str(side), "generation": pair[0], "training": pair[1], "step": step}
+            for side, pairs in own.items()
+            for pair, step in zip(pairs, steps[side], strict=True)
         ],
     }
 

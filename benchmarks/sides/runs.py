@@ -98,6 +98,7 @@ def ready(
         log=LogConfig(
             save_every=plan.every,
             save_total_limit=plan.steps + 1,
+            async_save=False,  # after the step's clock has stopped, as TRL's weights are kept
             show_every=0,
             eval_prompts=plan.prompts,
             rollouts=False,
