@@ -348,7 +348,8 @@ def learnt(model: Path, folder: Path, kind: Kind, seed: int, steps: int) -> dict
         "reward": statistics.fmean(row["reward"] for row in rows),
         "late_reward": statistics.fmean(row["reward"] for row in late),
         "staleness": late[-1]["staleness"],
-        "entropy": statistics.fmean(row["entropy"] for row in late),
+        # Of the trained answers: a step without any has none.
+        "entropy": statistics.fmean([row["entropy"] for row in late if "entropy" in row] or [float("nan")]),
         "before": outcome.before.pass_at_1,
         "after": outcome.after.pass_at_1,
     }
