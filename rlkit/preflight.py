@@ -106,6 +106,7 @@ def plan(
         Section(title="Learning rates", lines=tuple(learning_rates)),
     ]
     warnings += staleness.warnings(cfg, machine.device == "cuda")
+    problems += staleness.problems(cfg, ranks)
     if place.shape is None:
         notes.append(
             f"memory and disk: no estimate, since the shape of {place.name} is not known on this machine"

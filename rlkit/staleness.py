@@ -44,3 +44,13 @@ def warnings(cfg: TrainConfig, on_gpu: bool) -> list[str]:
             "other, and neither gives its memory to the other; --sampler vllm-server with --sampler.gpus of its own is what overlap is for"
         )
     return found
+
+
+def problems(cfg: TrainConfig, ranks: int) -> list[str]:
+    """What `--async-steps` cannot do."""
+    if cfg.sampler.in_flight_updates and ranks > 1:
+        return [
+            f"sampler.in-flight-updates with {ranks} ranks: what they tell each other of rollouts and of new weights would meet in one "
+            "process group; use one rank, or leave it out"
+        ]
+    return []

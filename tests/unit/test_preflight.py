@@ -9,9 +9,7 @@ from rlkit import preflight
 from rlkit.algo_config import AlgoConfig
 from rlkit.algo_own import SkpoConfig, SpoConfig, VinePpoConfig
 from rlkit.algo_presets import DapoConfig, GrpoConfig
-from rlkit.config import (
-    TrainConfig,
-)
+from rlkit.config import SamplerConfig, TrainConfig
 from rlkit.types import Score
 from tests.plans import FOLDER, PROMPT, config, lines, planned
 
@@ -237,3 +235,12 @@ def test_overlap_is_told_with_its_age_its_correction_and_what_it_costs() -> None
     uncorrected = planned(config(async_steps=1, algo=GrpoConfig(importance_sampling_correction=False)))
     assert any("async-steps 1 without off-policy correction" in w for w in uncorrected.warnings)
     assert planned(config(async_steps=1), ranks=4).ready
+
+
+def test_updates_in_flight_are_told_and_want_one_rank() -> None:
+    cfg = config(async_steps=1, sampler=SamplerConfig(name="ray", in_flight_updates=True))
+    assert "the end of an answer may be younger than its beginning" in "\n".join(
+        lines(planned(cfg), "Overlap")
+    )
+    assert planned(cfg).ready
+    assert any("in-flight-updates with 2 ranks: " in problem for problem in planned(cfg, ranks=2).problems)
