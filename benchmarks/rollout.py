@@ -5,7 +5,7 @@
     python benchmarks/rollout.py --small                          one turn of a little model: to see that it runs
     python benchmarks/rollout.py --json                           the last line is one JSON object
 
-    bare      VllmSampler against vllm.LLM.generate on an engine of its own, the same ragged requests; goal 0.95
+    bare      VllmSampler against vllm.LLM.generate, vLLM as it comes in a process of its own, the same ragged requests; goal 0.95
     hf        VllmSampler against transformers.generate (HfSampler's own loop is not timed: plain generate to the longest)
     servers   one vLLM server against two, and against the engine in this process
     weights   one update: in this process, by file, over gloo; and of an adapter of rank 16 alone
@@ -42,7 +42,6 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from rlkit.adapted import AdaptedWeights, LowRank
-from rlkit.samplers.contract import continuation_seed
 from rlkit.samplers.transfer import Transfer
 from rlkit.samplers.vllm_engine import VllmSampler
 from rlkit.samplers.vllm_server import TransferName, VllmServerSampler
@@ -104,35 +103,13 @@ def device_words() -> str:
 
 
 def measure_bare(rig: Rig, load: Load, repeats: int) -> tuple[Table, dict[str, Any]]:
-    """The same requests, seeds and settings; each side has an engine of its own, built alike."""
-    from vllm import SamplingParams, TokensPrompt
-
-    ours = rig.engine()
-    llm = rig.engine(1)._engine  # a plain vllm.LLM with the same arguments
-    if llm is None:
-        raise RuntimeError("the second engine did not start")
-
-    def bare(turn: int) -> object:
-        rows = [(request, i) for request in load.requests(1000 * turn) for i in range(request.n)]
-        return llm.generate(
-            [TokensPrompt(prompt_token_ids=request.token_ids) for request, _ in rows],
-            [
-                SamplingParams(
-                    temperature=1.0,
-                    seed=continuation_seed(request.seed, i),
-                    max_tokens=request.max_tokens,
-                    ignore_eos=True,
-                    logprobs=0,
-                    detokenize=False,
-                )
-                for request, i in rows
-            ],
-            use_tqdm=False,
-        )
-
-    seconds = turns(
-        {"rlkit": lambda turn: ours.sample(load.requests(1000 * turn)), "bare vLLM": bare}, repeats
-    )
+    """The same requests, seeds and sizes; bare vLLM is as it comes, in a process of its own."""
+    ours, bare = rig.engine(), rig.bare()
+    sides: dict[str, Callable[[int], object]] = {
+        "rlkit": lambda turn: ours.sample(load.requests(1000 * turn)),
+        "bare vLLM": lambda turn: bare.generate(load.requests(1000 * turn)),
+    }
+    seconds = turns(sides, repeats)
     title = f"ragged answers: {load.prompts} prompts x {load.group}, {load.shortest} to {load.longest} tokens"
     table, ratio = rates(title, lambda turn: tokens_of(load.requests(1000 * turn)), seconds, "bare vLLM")
     return table, {"vs_bare_vllm": ratio["rlkit"]}

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from rlkit.samplers.vllm_command import ServerSpec
+from rlkit.samplers.vllm_command import BATCHED_TOKENS_CPU, BLOCK_SIZE_CPU, ServerSpec
 from rlkit.samplers.vllm_engine import VllmSampler
 from rlkit.samplers.vllm_server import FleetOptions, VllmServerSampler
 from rlkit.tiny import make_tokenizer
 from rlkit.types import Request
+
+from .bare_side import BareVllm
 
 MAX_MODEL_LEN = 512
 MAX_NUM_SEQS = 256
@@ -70,9 +72,13 @@ class Rig:
     def __exit__(self, *failure: object) -> None:
         self._open.close()
 
-    def engine(self, number: int = 0) -> VllmSampler:
+    def engine(self) -> VllmSampler:
         """rlkit's engine in this process."""
-        made: VllmSampler = self._once(f"engine {number}", lambda: engine(self.folder))
+        made: VllmSampler = self._once("engine", lambda: engine(self.folder))
+        return made
+
+    def bare(self) -> BareVllm:
+        made: BareVllm = self._once("bare", lambda: BareVllm(self.folder, bare_settings()))
         return made
 
     def servers(self, count: int) -> VllmServerSampler:
@@ -122,6 +128,28 @@ def engine(folder: Path) -> VllmSampler:
         kv_cache_memory=512,
         stop_ids=[],
     )
+
+
+def bare_settings() -> dict[str, Any]:
+    """Sizes and kind of numbers of `engine`, as vllm.LLM is told of them; all else is vLLM's own choice."""
+    sizes: dict[str, Any] = {
+        "dtype": dtype(),
+        "max_model_len": MAX_MODEL_LEN,
+        "max_num_seqs": MAX_NUM_SEQS,
+        "logprobs_mode": "processed_logprobs",
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",
+    }
+    if torch.cuda.is_available():
+        return {**sizes, "gpu_memory_utilization": 0.3}
+    return {
+        **sizes,
+        "kv_cache_memory_bytes": 512 << 20,
+        "block_size": BLOCK_SIZE_CPU,
+        "enforce_eager": True,
+        "enable_chunked_prefill": False,  # cut prompts and seeds do not go together on a CPU
+        "max_num_batched_tokens": BATCHED_TOKENS_CPU,
+    }
 
 
 def servers(folder: Path, count: int) -> VllmServerSampler:
