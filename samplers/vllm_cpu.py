@@ -1,6 +1,6 @@
 """vLLM's worker for a CPU, leaner where the model is small and the work is many small operations.
 
-Worker          one thread for small steps, seeds drawn ahead; named to vLLM as `worker_cls` (vllm_worker.py)
+Worker          seeds drawn ahead; named to vLLM as `worker_cls` (vllm_worker.py)
 FusedSiluAndMul and two norms: vLLM's own CPU kernels, which it uses on GPUs only, in place of a handful of torch operations each
 
 Tokens are those of vLLM's own worker: the seeds are the same numbers, drawn in another rhythm. Log-probs differ by rounding
@@ -24,12 +24,9 @@ current_platform.import_kernels()
 
 PROVIDER = "rlkit"
 """Of the two norms, in vLLM's table of implementations."""
-SMALL_STEP = 1e9
-"""Floating-point operations of a step, about 10 ms of one core. Below, threads wait for each other longer than they compute."""
 _VECTOR = 16  # the kernels' vectors: 16 numbers at most
 _AHEAD = 64  # seeds drawn at once
 
-_set_num_threads = torch.set_num_threads  # vLLM puts a function that does nothing in its place
 _rms_norm = torch.ops._C.rms_norm.default
 _fused_add_rms_norm = torch.ops._C.fused_add_rms_norm.default
 _silu_and_mul = torch.ops._C.silu_and_mul.default
@@ -160,32 +157,3 @@ class Worker(CPUWorker):  # type: ignore[misc]
         sampler = self.model_runner.sampler
         if not self.model_config.use_fp64_gumbel:
             sampler.topk_topp_sampler = SeedsAhead(sampler.logprobs_mode)
-        parameters = sum(p.numel() for p in self.model_runner.model.parameters())  # tied ones once
-        self._small_step_tokens = int(SMALL_STEP / (2 * parameters))
-        self._num_threads: int | None = None  # to go back to; None: they were left as they are
-
-    def execute_model(self, scheduler_output: Any) -> Any:
-        """The forward pass. Its logits, and with them the number of threads, wait for `sample_tokens`."""
-        # Here and not around the model: attention plans for the number of threads before.
-        if scheduler_output.total_num_scheduled_tokens < self._small_step_tokens:
-            self._num_threads = torch.get_num_threads()
-            _set_num_threads(1)
-        done = True
-        try:
-            output = super().execute_model(scheduler_output)
-            done = output is not None
-        finally:
-            if done:
-                self._all_threads()
-        return output
-
-    def sample_tokens(self, grammar_output: Any) -> Any:
-        try:
-            return super().sample_tokens(grammar_output)
-        finally:
-            self._all_threads()
-
-    def _all_threads(self) -> None:
-        if self._num_threads is not None:
-            _set_num_threads(self._num_threads)
-            self._num_threads = None

@@ -20,13 +20,15 @@ import torch
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from rlkit import build, checkpoint, cli, memory
+from rlkit import build, checkpoint, memory
 from rlkit.algo_own import SkpoConfig
 from rlkit.algos.base import Sampling
 from rlkit.analysis.store import Store, missing, read_metrics, read_rollouts
 from rlkit.checkpoint import About, randomness, sums
 from rlkit.checkpoint.read import FORMAT, WITHOUT_SUMS, was_at
 from rlkit.checkpoint.state_tensors import without_tensors
+from rlkit.cli.args import TrainArgs
+from rlkit.cli.settings import parse, with_algo
 from rlkit.commands.resume import _told as told
 from rlkit.config import DataConfig, ModelConfig, TrainConfig
 from rlkit.data import PoolData
@@ -138,7 +140,7 @@ def read_flags(args: list[str], folder: Path) -> None:
     del folder
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         try:
-            parsed = cli.parse(cli.TrainArgs, cli._start(TrainConfig(), args), args, "rlkit train")
+            parsed = parse(TrainArgs, with_algo(TrainConfig(), args), args, "rlkit train")
         except SystemExit:  # --help, or a value that the parser itself refuses, in words
             return
     assert isinstance(parsed.cfg, TrainConfig)

@@ -379,9 +379,15 @@ def test_an_overlapped_step_is_held_against_the_longer_side_of_its_own_turn() ->
         row |= {"timing_s/train": train, "timing_s/load": 0.25, "step_time": step}
         return [dict.fromkeys(row, 99.0)] * overlap.WARM_UP + [row] * 3
 
-    rows = {0: [steps(2.5, 1.5, 5.0), steps(1.5, 3.5, 6.0)], 1: [steps(2.5, 1.5, 3.3), steps(1.5, 3.5, 4.2)]}
+    alone, beside, in_flight = overlap.SIDES
+    rows = {
+        alone: [steps(2.5, 1.5, 5.0), steps(1.5, 3.5, 6.0)],
+        beside: [steps(2.5, 1.5, 3.3), steps(1.5, 3.5, 4.2)],
+        in_flight: [steps(2.5, 1.5, 3.0), steps(1.5, 3.5, 5.0)],
+    }
     found = overlap.report_time(rows, 2, Console(quiet=True))
     assert found["step_over_longer"] == pytest.approx((3.3 / 3 + 4.2 / 4) / 2)
+    assert found["step_over_longer_in_flight"] == pytest.approx((3.0 / 3 + 5.0 / 4) / 2)
     assert found["step_over_on_policy"] == pytest.approx((3.3 / 5 + 4.2 / 6) / 2)
     assert [str(kind) for kind in overlap.KINDS][:3] == [
         "on-policy",

@@ -12,6 +12,8 @@ from rlkit.algo_own import SkpoConfig, SpoConfig
 from rlkit.algo_presets import ALGO_CONFIGS, GrpoConfig, WReinforceConfig
 from rlkit.build import algo_config, algorithm_class, idle_settings
 from rlkit.build.idle import COMES_AS, READ_BY_OTHERS, names_read
+from rlkit.cli.args import TrainArgs
+from rlkit.cli.settings import parse, with_algo
 from rlkit.commands import train
 from rlkit.config import TrainConfig
 from tests.bad_inputs import SMALL
@@ -187,7 +189,7 @@ def test_a_default_of_the_author_s_own_is_no_setting_of_the_user_s(folder: Path)
 def test_the_pre_flight_says_so(folder: Path) -> None:
     save_tiny_model(folder / "model", seed=0)
     words = [*SMALL.split(), "--algo.ref-model-sync-steps", "9"]
-    cfg = cli.parse(cli.TrainArgs, cli._start(TrainConfig(), words), words, "rlkit train")
+    cfg = parse(TrainArgs, with_algo(TrainConfig(), words), words, "rlkit train")
     told, ready = train.prepare(cfg.cfg)
     assert ready is not None and any(
         "--algo.ref-model-sync-steps 9 does nothing with" in w for w in told.warnings

@@ -84,14 +84,9 @@ def test_tokens_are_those_of_vllms_own_worker_which_a_vllm_with_other_parts_fall
         )
         for i in range(4)
     ]
-    threads: list[int] = []
 
     def write() -> list[Rollout]:
         sampler = VllmSampler(folder, dtype="float32", max_model_len=128, max_num_seqs=16, kv_cache_memory=32)
-        assert sampler._engine is not None
-        sampler._engine.apply_model(
-            lambda model: model.register_forward_hook(lambda *_: threads.append(torch.get_num_threads()))
-        )
         before = torch.get_num_threads()
         written = [rollout for rollouts in sampler.sample(requests) for rollout in rollouts]
         assert torch.get_num_threads() == before
@@ -99,14 +94,11 @@ def test_tokens_are_those_of_vllms_own_worker_which_a_vllm_with_other_parts_fall
         return written
 
     lean = write()
-    assert set(threads) == {1}
-    threads.clear()
     monkeypatch.setitem(sys.modules, "rlkit.samplers.vllm_cpu", None)  # importing it fails
     monkeypatch.delattr(rlkit.samplers, "vllm_cpu")
     monkeypatch.delitem(sys.modules, "rlkit.samplers.vllm_worker")
     with pytest.warns(UserWarning, match="vLLM's own is used: the answers are the same"):
         own = write()
-    assert set(threads) == {torch.get_num_threads()}
     same = [(a, b) for a, b in zip(lean, own, strict=True) if a.token_ids == b.token_ids]
     assert len(same) >= len(own) - 1  # rounding may turn a near tie
     for ours, theirs in same:
