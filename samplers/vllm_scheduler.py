@@ -1,4 +1,4 @@
-"""vLLM's scheduler, with a short path for the steps that most of a small model's time goes to.
+"""vLLM's scheduler, with a short path for the steps that most of a small model's time goes to, and prompts read once.
 
 Such a step writes one more token of each running sequence, and nothing else happens: no sequence joins, none is put off. vLLM asks of
 every sequence and token what could be special about it; here that is asked once for a sequence, and a token costs an append.
@@ -6,13 +6,19 @@ What is not plain, and whatever begins or ends, is vLLM's own code, called for j
 prefix cache are vLLM's own, and with them every bit of the answers.
 
 Tokens of the short path are held back and go out with the next output that vLLM's own code makes for the sequence.
+
+vLLM's prefix cache knows full blocks, of 32 tokens at least on a CPU: the answers to one prompt read what is behind its last full block
+each for itself. Here one of them reads it; the others wait for a step, begin with a copy of its last block (by vLLM's copy-on-write)
+and read no more than the prompt's last token. Log-probs of their first tokens differ from vLLM's own by rounding.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import vllm
+from vllm.v1.core.kv_cache_manager import KVCacheBlocks
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import CachedRequestData, SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler as VllmScheduler
@@ -26,6 +32,8 @@ if vllm.__version_tuple__[:2] != WRITTEN_FOR:
     raise ImportError(
         f"vllm {vllm.__version__}, and the scheduler is written for {WRITTEN_FOR[0]}.{WRITTEN_FOR[1]}"
     )
+LEAST_READ = 8
+"""Tokens behind a prompt's last full block that are worth a wait of one step."""
 
 
 @dataclass(eq=False, slots=True)
@@ -51,6 +59,8 @@ class Scheduler(VllmScheduler):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._plain_engine = _is_plain_engine(self)
         self._sequences: dict[str, _Sequence] = {}
+        self._readers: dict[Hashable, list[Request]] = {}
+        """By prompt: the sequences that have read it, or do so now."""
 
     # -- before the forward pass -------------------------------------------------------------------------------------------
 
@@ -111,6 +121,85 @@ class Scheduler(VllmScheduler):  # type: ignore[misc]
         if not self.prev_step_scheduled_req_ids.issuperset(s.request.request_id for s in sequences):
             return None
         return sequences
+
+    # -- prompts read once -------------------------------------------------------------------------------------------------
+
+    def _handle_blocked_waiting_request(self, request: Request) -> bool:
+        """Whether a sequence may begin in this step. Not while another one reads the same prompt."""
+        ready: bool = super()._handle_blocked_waiting_request(request)
+        if not ready or not self._reads_rest(request):
+            return ready
+        readers = self._readers.setdefault(self._prompt(request), [])
+        if any(map(self._has_read, readers)):
+            return True
+        if request not in readers:
+            if any(reader.status == RequestStatus.RUNNING for reader in readers):
+                return False
+            readers.append(request)
+        return True
+
+    def _get_local_prefix_cache_hit(self, request: Request) -> tuple[KVCacheBlocks, int, int, bool]:
+        """What need not be computed: vLLM's full blocks, or all but the last token of the prompt."""
+        if self._reads_rest(request):
+            readers = self._readers.get(self._prompt(request), [])
+            for reader in filter(self._has_read, readers):
+                if request not in readers:
+                    readers.append(request)  # may outlive the first
+                num_read = request.num_prompt_tokens - 1
+                (blocks,) = self.kv_cache_manager.get_blocks(reader.request_id).blocks
+                read = blocks[: -(-num_read // self.block_size)]
+                return self.kv_cache_manager.create_kv_cache_blocks((read,)), num_read, 0, False
+        found: tuple[KVCacheBlocks, int, int, bool] = super()._get_local_prefix_cache_hit(request)
+        return found
+
+    def _reads_rest(self, request: Request) -> bool:
+        """Whether it has tokens behind its prompt's last full block to read, and a copy of these would do."""
+        return (
+            self._plain_engine
+            and request.status == RequestStatus.WAITING
+            and request.num_output_tokens == 0
+            and (request.num_prompt_tokens - 1) % self.block_size >= LEAST_READ
+            and self.kv_cache_manager.prefix_cache_lookup_enabled(request)
+            and request.sampling_params is not None
+            and request.sampling_params.prompt_logprobs is None
+            and request.cache_salt is None
+            and request.prompt_token_ids is not None
+            and request.prompt_embeds is None
+            and not request.mm_features
+            and not request.resumable
+        )
+
+    def _prompt(self, request: Request) -> Hashable:
+        """The same for the same prompt: its full blocks' hash and the tokens behind them."""
+        num_full = (request.num_prompt_tokens - 1) // self.block_size
+        before = request.block_hashes[num_full - 1] if num_full else None
+        return before, tuple(request.prompt_token_ids[num_full * self.block_size :])
+
+    def _has_read(self, reader: Request) -> bool:
+        """Whether the keys and values of all but the last token of its prompt lie in its blocks, from an earlier step."""
+        return (
+            reader.status == RequestStatus.RUNNING
+            and reader.num_output_tokens > 0
+            and reader.num_computed_tokens >= reader.num_prompt_tokens - 1
+            and reader.request_id in self.prev_step_scheduled_req_ids
+        )
+
+    def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+        """Give its blocks back: nobody begins with them any more."""
+        if self._plain_engine and request.prompt_token_ids:
+            prompt = self._prompt(request)
+            readers = self._readers.get(prompt, [])
+            if request in readers:
+                readers.remove(request)
+            if not readers:
+                self._readers.pop(prompt, None)
+        return super()._free_request(request, *args, **kwargs)
+
+    def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
+        """Other weights: nothing that was read is of use any more."""
+        self._readers.clear()
+        done: bool = super().reset_prefix_cache(*args, **kwargs)
+        return done
 
     # -- after it ----------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,7 @@
-"""vLLM's scheduler with the short path: the same tokens, log-probs and cache hits as vLLM's own, to the last bit."""
+"""vLLM's scheduler with the short path: the same tokens, log-probs and cache hits as vLLM's own, to the last bit.
+
+A prompt that is read once: the same tokens, and log-probs but for rounding, with fewer tokens read.
+"""
 
 import importlib
 from collections.abc import Iterator
@@ -123,6 +126,7 @@ def test_answers_are_bit_for_bit_those_of_vllms_own_scheduler(
 
     monkeypatch.setattr(VllmScheduler, "schedule", counted_schedule)
     monkeypatch.setattr(VllmScheduler, "_preempt_request", counted_put_off)
+    monkeypatch.setattr(vllm_scheduler, "LEAST_READ", 32)  # every prompt is read as vLLM reads it
     with engine(folder, lean=False) as sampler:
         own, told = everything(sampler, folder), sampler.metrics()
     all_steps, put_off_by_vllm = steps["vLLM's"], steps["put off"]
@@ -135,3 +139,63 @@ def test_answers_are_bit_for_bit_those_of_vllms_own_scheduler(
     assert {reason for *_, reason in own} == {"stop", "length"}
     assert steps["put off"] == put_off_by_vllm > 0
     assert steps["vLLM's"] < all_steps / 2  # the rest went the short way
+
+    monkeypatch.undo()
+    with engine(folder, lean=True) as sampler:
+        once = everything(sampler, folder)  # prompts of 31, 32 and 64 tokens are read once
+        assert scheduler(sampler)._readers == {}
+    # Rounding may decide between two tokens that are as likely: then an answer goes another way, and what follows it.
+    assert sum(a[0] == b[0] for a, b in zip(once, own, strict=True)) > 0.9 * len(own)
+
+
+class Reads:
+    """What the engine computes: by step, the number of tokens of each sequence that begins."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.steps: list[list[int]] = []
+        self.copied: list[int] = []
+        schedule = VllmScheduler.schedule
+
+        def watched(scheduler: Any, *args: Any) -> Any:
+            step = schedule(scheduler, *args)
+            begun = [step.num_scheduled_tokens[new.req_id] for new in step.scheduled_new_reqs]
+            if begun:
+                self.steps.append(begun)
+                self.copied.append(len(step.kv_cache_block_copies or ()))
+            return step
+
+        monkeypatch.setattr(VllmScheduler, "schedule", watched)
+
+
+def test_a_prompt_is_read_once_for_all_its_answers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of 20, 33 (32 in a full block and the last), 45 and 5 tokens, five answers each, 24 sequences at once."""
+    asked = [
+        Request(
+            prompt_id=f"{length}",
+            token_ids=[20 + (7 * j + length) % 200 for j in range(length)],
+            n=5,
+            max_tokens=40,
+            temperature=0.8,
+            seed=length,
+        )
+        for length in (20, 33, 45, 5)
+    ]
+    with engine(folder, lean=True) as sampler:
+        with monkeypatch.context() as patch:
+            patch.setattr(vllm_scheduler, "LEAST_READ", 32)
+            plain, reads = sampler.sample(asked), Reads(patch)
+            sampler.forget()  # what the first left in the cache
+            assert sampler.sample(asked) != [] and reads.copied == [0]
+            first = [20] * 5 + [33] + [1] * 4 + [45] + [13] * 4 + [5] * 5
+            assert reads.steps == [first]
+        sampler.forget()
+        reads = Reads(monkeypatch)
+        once = sampler.sample(asked)
+        # 20 and 45 - 32 are read by one of five, and four begin with the last token; 33 - 1 and 5 are not worth a wait
+        assert reads.steps == [[20, 33, 1, 1, 1, 1, 45, 5, 5, 5, 5, 5], [1] * 8]
+        assert reads.copied == [0, 8]
+        assert not scheduler(sampler)._readers  # nothing is kept of what is written
+    for a, b in zip(plain, once, strict=True):
+        for x, y in zip(a, b, strict=True):
+            assert x.token_ids == y.token_ids
+            assert torch.tensor(x.logprobs).allclose(torch.tensor(y.logprobs), rtol=0, atol=2e-5)
