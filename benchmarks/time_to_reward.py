@@ -8,7 +8,8 @@
 Same warm-started weights, prompts, verifier and hyper-parameters. Every run trains for the same number of steps in a
 process of its own, runs take turns, and one sampler then answers the same held-out prompts with the weights that each
 run kept every few steps: at temperature 1, as rlkit evaluates. Only the seconds of the steps count (sampling, verdicts,
-learning, new weights for the sampler); opening and closing are shown apart. `--async-steps 1` trains on answers of the weights
+learning, new weights for the sampler); opening and closing are shown apart. rlkit writes no rollouts and looks at no distributions
+here, since TRL does not. `--async-steps 1` trains on answers of the weights
 before, so it is shown beside the others and the goal is not about it.
 """
 

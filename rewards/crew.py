@@ -56,7 +56,7 @@ class Crew:
         rules = Rules(folder="", timeout=terms.timeout, memory_limit=terms.memory_limit)
         self._errand = Errand(pickled=pickled, script=script, preload=True, rules=rules)
         self._failed_starts = self._tickets = self._folders = 0
-        self._stopping = False
+        self._stopping = self._early = False
         self._desk, self._output = Desk(), Output(self._name)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._desk.alarm, selectors.EVENT_READ, lambda events: self._desk.woken())
@@ -67,6 +67,11 @@ class Crew:
     @property
     def alive(self) -> bool:
         return self._thread.is_alive() and not self._stopping
+
+    def begin(self) -> None:
+        """Start all processes and load the verifier in each, before there is an answer."""
+        self._early = True
+        self._desk.wake()
 
     def open(self, call: Call) -> None:
         """Judge the answers of this call, those that it gets later too."""
@@ -137,10 +142,12 @@ class Crew:
     # Processes come.
 
     def _staff(self) -> None:
-        """A process for each answer, up to the pool's size."""
+        """A process for each answer, up to the pool's size; once, when told to begin, all of them."""
         waiting = self._desk.num_waiting()
         busy = sum(bool(slot.flights) for slot in self.slots)
         wanted = min(self._terms.workers, waiting + busy) if waiting else 0
+        if self._early:  # once: a verifier that does not load is told to whoever brings an answer
+            self._early, wanted = False, self._terms.workers
         while len(self.slots) < wanted:
             if self._hopeless():
                 return

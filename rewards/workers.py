@@ -60,7 +60,7 @@ _POOLS: "weakref.WeakSet[VerifierPool]" = weakref.WeakSet()
 class VerifierPool:
     """Scores many answers with one verifier in `workers` processes, each answer within `timeout` seconds.
 
-    Processes start at the first call, stay warm between calls, and end with this process however it ends. Verdicts come
+    Processes start at the first call or with `begin`, stay warm between calls, and end with this process however it ends. Verdicts come
     in the order of the answers. Calls from several threads share the processes in turn. Fails with RolloutError only when
     no process can judge; whatever happens to one answer is an error Score of that answer.
 
@@ -136,6 +136,11 @@ class VerifierPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def begin(self) -> None:
+        """Start the processes beside what the caller does next; loading a verifier takes seconds."""
+        if self._terms.workers:
+            self._ready_crew().begin()
 
     def close(self) -> None:
         """End all processes; a call that another thread is in fails. A later call starts new ones."""

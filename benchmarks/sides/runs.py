@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rlkit import build
 from rlkit.commands.train import Ready, prepare, run
-from rlkit.config import DataConfig, LearnerConfig, LogConfig, ModelConfig, SamplerConfig, TrainConfig
+from rlkit.config import (
+    DataConfig,
+    LearnerConfig,
+    LogConfig,
+    ModelConfig,
+    SamplerConfig,
+    TrackConfig,
+    TrainConfig,
+)
 from rlkit.types import Prompt
 
 if TYPE_CHECKING:
@@ -104,6 +112,7 @@ def ready(
             rollouts=False,
             tensorboard=False,
         ),
+        track=TrackConfig(every=0),  # nor does TRL look where probability goes
     )
     told, found = prepare(cfg)
     if found is None:

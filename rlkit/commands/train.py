@@ -250,6 +250,7 @@ def run(
         )
         judge, pool = build.make_judge(cfg.reward, ready.verifier, tokenizer, ranks)
         open_things.enter_context(closing(pool))
+        pool.begin()  # they load while the model and the sampler do
         lora = cfg.learner.lora_rank > 0
         # Before the sampler starts, which takes longer to fail. Adapters go on the weights that the run began with.
         model = build.load_model(folder if lora else weights, cfg.model)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,13 @@ class Unloadable:
     def __call__(self, prompt, text):
         return Score(1.0)
 
+class Telling:
+    folder = ""
+    def warm_up(self):
+        open(f"{self.folder}/{os.getpid()}", "w").close()
+    def __call__(self, prompt, text):
+        return Score(1.0)
+
 class Dying:
     def warm_up(self):
         os._exit(1)
@@ -121,6 +129,21 @@ def alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state not in "ZX"
+
+
+def test_processes_load_their_verifier_before_the_first_answer_when_told_to_begin(
+    hostile: str, tmp_path: Path
+) -> None:
+    telling: Any = make_verifier(f"{hostile}:Telling")
+    telling.folder = str(tmp_path)
+    with VerifierPool(telling, workers=2, timeout=10.0) as pool:
+        pool.begin()
+        assert wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+        assert [s.value for s in score(pool, *"abcdefgh")] == [1.0] * 8
+        assert len(list(tmp_path.iterdir())) == 2  # they judge, and no others were started
+    with VerifierPool(telling, workers=0, timeout=10.0) as here:
+        here.begin()
+        assert [s.value for s in score(here, "a")] == [1.0]
 
 
 @pytest.mark.parametrize("hang", ["loop", "sleep", "power", "regex"])
