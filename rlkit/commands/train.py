@@ -220,13 +220,14 @@ def run(
     from rlkit.checkpoint import Saver, randomness
     from rlkit.doctor import Watch, setup_of
     from rlkit.learner import ADAPTER, REFERENCE, Learner
-    from rlkit.machine import host_memory
+    from rlkit.machine import host_memory, keep_freed_memory
     from rlkit.mishaps import Mishaps
     from rlkit.ranks import ALONE
     from rlkit.show import Terminal
     from rlkit.toml import to_toml
     from rlkit.userload import is_user_object
 
+    keep_freed_memory()
     ranks = ranks or ALONE
     tokenizer, held_out = ready.tokenizer, ready.held_out
     longest = ready.cfg.max_completion_length or 0
